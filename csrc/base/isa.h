@@ -1,0 +1,19 @@
+// Instruction sets a kernel may be compiled for, and the best one this process may use.
+#pragma once
+#include <string>
+
+namespace fr {
+
+enum class Isa { none, avx2, avx512, avx512_bf16 };  // each includes the ones before it
+
+inline bool includes(Isa allowed, Isa needed) { return allowed >= needed; }
+
+const char* isa_name(Isa isa);  // "baseline", "avx2", "avx512", "avx512_bf16"
+Isa parse_isa(const std::string& name);  // throws std::invalid_argument for an unknown name
+
+Isa cpu_isa();  // the best that CPU and operating system support
+
+// cpu_isa(), or what FASTRESTORE_ISA names; read once. Throws std::invalid_argument if the CPU lacks it.
+Isa host_isa();
+
+}  // namespace fr

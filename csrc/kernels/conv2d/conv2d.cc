@@ -1,0 +1,180 @@
+#include "kernels/conv2d/conv2d.h"
+
+#include <stdexcept>
+#include <string>
+
+#include "kernels/conv2d/layout.h"
+#include "kernels/conv3x3_winograd/winograd4.h"
+
+namespace fr {
+namespace {
+
+void check_spec(const ConvSpec& s) {
+  const auto positive = [](int64_t value, const char* name) {
+    if (value < 1)
+      throw std::invalid_argument(std::string("conv2d: ") + name + " must be at least 1, got " +
+                                  std::to_string(value));
+  };
+  positive(s.in_channels, "in_channels");
+  positive(s.out_channels, "out_channels");
+  positive(s.kernel_h, "kernel_h");
+  positive(s.kernel_w, "kernel_w");
+  positive(s.stride_h, "stride_h");
+  positive(s.stride_w, "stride_w");
+  positive(s.dilation_h, "dilation_h");
+  positive(s.dilation_w, "dilation_w");
+  positive(s.groups, "groups");
+  if (s.pad_top < 0 || s.pad_left < 0) throw std::invalid_argument("conv2d: padding must not be negative");
+  if (s.in_channels % s.groups != 0 || s.out_channels % s.groups != 0)
+    throw std::invalid_argument("conv2d: groups (" + std::to_string(s.groups) + ") must divide in_channels (" +
+                                std::to_string(s.in_channels) + ") and out_channels (" +
+                                std::to_string(s.out_channels) + ")");
+}
+
+// [group][block][ky][kx][in channel][the block's vectors], zeros beyond a group's output channels. With
+// width 1 and blocks of 1 vector, as the reference has it: [out channel][ky][kx][in channel].
+void pack_direct(const ConvSpec& s, const ConvVariant& variant, const float* weight, const float* bias,
+                 PackedConv* packed) {
+  const int64_t in_channels = s.in_channels / s.groups, out_channels = s.out_channels / s.groups;
+  const int64_t taps = checked_product(s.kernel_h, s.kernel_w);
+  const int64_t vectors = ceil_div(out_channels, variant.width);
+  const int64_t blocks = channel_block_count(vectors, variant.block_vectors);
+  packed->weights = Buffer<float>(checked_product(s.groups, vectors, variant.width, in_channels, taps));
+  packed->bias = Buffer<float>(checked_product(s.groups, vectors, variant.width));
+  float* w = packed->weights.data();
+  float* b = packed->bias.data();
+  for (int64_t group = 0; group < s.groups; ++group)
+    for (int64_t block = 0; block < blocks; ++block) {
+      const int64_t begin = channel_block_begin(vectors, blocks, block) * variant.width;
+      const int64_t end = channel_block_begin(vectors, blocks, block + 1) * variant.width;
+      for (int64_t tap = 0; tap < taps; ++tap)
+        for (int64_t ci = 0; ci < in_channels; ++ci)
+          for (int64_t co = begin; co < end; ++co) {
+            const int64_t out = group * out_channels + co;
+            *w++ = co < out_channels ? weight[(out * in_channels + ci) * taps + tap] : 0.0f;
+          }
+      for (int64_t co = begin; co < end; ++co)
+        *b++ = bias != nullptr && co < out_channels ? bias[group * out_channels + co] : 0.0f;
+    }
+}
+
+// [ky][kx][channel], zeros up to a whole vector.
+void pack_depthwise(const ConvSpec& s, const ConvVariant& variant, const float* weight, const float* bias,
+                    PackedConv* packed) {
+  const int64_t channels = round_up(s.in_channels, variant.width);
+  const int64_t taps = checked_product(s.kernel_h, s.kernel_w);
+  packed->weights = Buffer<float>(checked_product(taps, channels));
+  packed->bias = Buffer<float>(channels);
+  for (int64_t c = 0; c < channels; ++c) {
+    const bool real = c < s.in_channels;
+    for (int64_t tap = 0; tap < taps; ++tap)
+      packed->weights[tap * channels + c] = real ? weight[c * taps + tap] : 0.0f;
+    packed->bias[c] = real && bias != nullptr ? bias[c] : 0.0f;
+  }
+}
+
+}  // namespace
+
+const float* packed_weights(const PackedConv& packed) { return packed.weights.data(); }
+const float* packed_bias(const PackedConv& packed) { return packed.bias.data(); }
+
+// Sums in float32: first the bias, then kernel row, kernel column, input channel. What lies outside the
+// input is left out, which differs from adding a zero only when a weight is not finite.
+void conv2d_reference(const PackedConv& packed, const ConvBand& band, float*) {
+  const ConvSpec& s = packed.spec;
+  const int64_t in_channels = s.in_channels / s.groups, out_channels = s.out_channels / s.groups;
+  for (int64_t row = 0; row < band.rows; ++row)
+    for (int64_t x = band.x_begin; x < band.x_end; ++x)
+      for (int64_t co = 0; co < s.out_channels; ++co) {
+        const float* weights = packed.weights.data() + co * s.kernel_h * s.kernel_w * in_channels;
+        float sum = packed.bias[co];
+        for (int64_t ky = 0; ky < s.kernel_h; ++ky)
+          for (int64_t kx = 0; kx < s.kernel_w; ++kx, weights += in_channels) {
+            const float* in = band.in[row * s.stride_h + ky * s.dilation_h];
+            const int64_t column = x * s.stride_w - s.pad_left + kx * s.dilation_w;
+            if (in == nullptr || column < band.in_begin || column >= band.in_end) continue;
+            in += (column - band.in_begin) * band.in_pitch + co / out_channels * in_channels;
+            for (int64_t ci = 0; ci < in_channels; ++ci) sum += weights[ci] * in[ci];
+          }
+        const float residual =
+            s.residual == Residual::none
+                ? 0.0f
+                : band.residual[row][(x - band.residual_begin) * band.residual_pitch + co];
+        if (s.residual == Residual::before_activation) sum += residual;
+        if (s.activation == Activation::relu && sum < 0.0f) sum = 0.0f;
+        if (s.activation == Activation::leaky_relu && sum < 0.0f) sum *= s.slope;
+        sum *= s.scale;
+        if (s.residual == Residual::after_scale) sum += residual;
+        band.out[row][(x - band.out_begin) * band.out_pitch + co] = sum;
+      }
+}
+
+const std::vector<ConvVariant>& conv_variants() {
+  static const std::vector<ConvVariant> variants = {
+#define FR_CONV(name, algorithm, isa, width, block_vectors) \
+  {#name, ConvAlgorithm::algorithm, Isa::isa, width, block_vectors, name},
+#include "kernels/conv3x3_winograd/kernels.inc"
+#define FR_CONV(name, algorithm, isa, width, block_vectors) \
+  {#name, ConvAlgorithm::algorithm, Isa::isa, width, block_vectors, name},
+#include "kernels/conv2d/kernels.inc"
+  };
+  return variants;
+}
+
+bool conv_supports(const ConvSpec& s, ConvAlgorithm algorithm) {
+  switch (algorithm) {
+    case ConvAlgorithm::direct: return s.groups == 1;
+    case ConvAlgorithm::winograd4:
+      return s.groups == 1 && s.kernel_h == 3 && s.kernel_w == 3 && s.stride_h == 1 && s.stride_w == 1 &&
+             s.dilation_h == 1 && s.dilation_w == 1 && s.pad_top == 1 && s.pad_left == 1;
+    case ConvAlgorithm::grouped:
+    case ConvAlgorithm::reference: break;
+  }
+  return true;
+}
+
+ConvAlgorithm choose_conv_algorithm(const ConvSpec& s, Isa) {
+  if (s.groups != 1) return ConvAlgorithm::grouped;
+  const bool worth_transforming = s.in_channels >= 12 && s.out_channels >= 12;
+  if (worth_transforming && conv_supports(s, ConvAlgorithm::winograd4)) return ConvAlgorithm::winograd4;
+  return ConvAlgorithm::direct;
+}
+
+PackedConv pack_conv(const ConvSpec& spec, ConvAlgorithm algorithm, Isa isa, const float* weight,
+                     const float* bias) {
+  for (const ConvVariant& variant : conv_variants())
+    if (variant.algorithm == algorithm && includes(isa, variant.isa))
+      return pack_conv(spec, variant, weight, bias);
+  throw std::invalid_argument("conv2d: unknown algorithm");
+}
+
+PackedConv pack_conv(const ConvSpec& spec, const ConvVariant& variant, const float* weight,
+                     const float* bias) {
+  check_spec(spec);
+  if (!conv_supports(spec, variant.algorithm))
+    throw std::invalid_argument(std::string("conv2d: ") + variant.name + " cannot do this convolution");
+  PackedConv packed;
+  packed.spec = spec;
+  packed.algorithm = variant.algorithm;
+  packed.variant = variant.name;
+  packed.run = variant.run;
+  switch (variant.algorithm) {
+    case ConvAlgorithm::winograd4: pack_winograd4(spec, variant, weight, bias, &packed); break;
+    case ConvAlgorithm::grouped:
+      if (is_depthwise(spec)) {
+        pack_depthwise(spec, variant, weight, bias, &packed);
+        break;
+      }
+      [[fallthrough]];
+    case ConvAlgorithm::direct:
+    case ConvAlgorithm::reference: pack_direct(spec, variant, weight, bias, &packed); break;
+  }
+  if (variant.algorithm == ConvAlgorithm::direct || variant.algorithm == ConvAlgorithm::grouped) {
+    const int64_t patch_channels = is_depthwise(spec) ? spec.in_channels : spec.in_channels / spec.groups;
+    packed.workspace_floats =
+        checked_product(spec.kernel_h, patch_columns(spec, kMaxTilePixels), patch_channels);
+  }
+  return packed;
+}
+
+}  // namespace fr

@@ -1,0 +1,59 @@
+// The end of every convolution: act(sum [+ r]) * scale [+ r], for a tile of pixels x vectors in registers.
+#pragma once
+#include "kernels/conv2d/conv2d.h"
+#include "simd/vec.h"
+
+namespace fr::FR_ISA {
+
+// Where a tile goes. Its vectors are consecutive channels; the last one may be cut by last_lanes.
+struct Target {
+  float* out;
+  int64_t out_step;  // floats from pixel to pixel
+  const float* residual;
+  int64_t residual_step;
+  int64_t last_lanes;  // valid lanes of the last vector, 1..kWidth
+};
+
+template <int kPixels, int kVectors>
+FR_INLINE void add_residual(Vec (&sum)[kPixels][kVectors], const Target& target) {
+  FR_UNROLL for (int m = 0; m < kPixels; ++m) {
+    const float* r = target.residual + m * target.residual_step;
+    FR_UNROLL for (int n = 0; n + 1 < kVectors; ++n) sum[m][n] += load(r + n * kWidth);
+    sum[m][kVectors - 1] += target.last_lanes == kWidth
+                                ? load(r + (kVectors - 1) * kWidth)
+                                : load_partial(r + (kVectors - 1) * kWidth, target.last_lanes);
+  }
+}
+
+// A stage that is not wanted costs one branch per tile, not one per vector.
+template <int kPixels, int kVectors>
+FR_INLINE void finish(Vec (&sum)[kPixels][kVectors], const ConvSpec& spec, const Target& target) {
+  if (spec.residual == Residual::before_activation) add_residual(sum, target);
+  if (spec.activation == Activation::relu) {
+    FR_UNROLL for (int m = 0; m < kPixels; ++m)
+      FR_UNROLL for (int n = 0; n < kVectors; ++n) sum[m][n] = relu(sum[m][n]);
+  } else if (spec.activation == Activation::leaky_relu) {
+    const Vec slope = broadcast(spec.slope);
+    FR_UNROLL for (int m = 0; m < kPixels; ++m)
+      FR_UNROLL for (int n = 0; n < kVectors; ++n) sum[m][n] = leaky_relu(sum[m][n], slope);
+  }
+  if (spec.scale != 1.0f) {
+    const Vec scale = broadcast(spec.scale);
+    FR_UNROLL for (int m = 0; m < kPixels; ++m)
+      FR_UNROLL for (int n = 0; n < kVectors; ++n) sum[m][n] = sum[m][n] * scale;
+  }
+  if (spec.residual == Residual::after_scale) add_residual(sum, target);
+  if (target.last_lanes == kWidth) {
+    FR_UNROLL for (int m = 0; m < kPixels; ++m)
+      FR_UNROLL for (int n = 0; n < kVectors; ++n)
+        store(target.out + m * target.out_step + n * kWidth, sum[m][n]);
+  } else {
+    FR_UNROLL for (int m = 0; m < kPixels; ++m) {
+      float* out = target.out + m * target.out_step;
+      FR_UNROLL for (int n = 0; n + 1 < kVectors; ++n) store(out + n * kWidth, sum[m][n]);
+      store_partial(out + (kVectors - 1) * kWidth, sum[m][kVectors - 1], target.last_lanes);
+    }
+  }
+}
+
+}  // namespace fr::FR_ISA

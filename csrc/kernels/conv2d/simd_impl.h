@@ -1,0 +1,285 @@
+// Direct and depthwise convolution, shared by every instruction set.
+//
+// A register tile computes some neighbouring pixels x some vectors of output channels, starting from the
+// bias and adding products in the order kernel row, kernel column, input channel. Every tile size keeps
+// that order, so where tiles begin does not matter to the result. In NHWC the columns and channels of one
+// kernel row are consecutive in memory (if pixels have no gaps), which makes them a single run.
+#pragma once
+#include <utility>
+
+#include "kernels/conv2d/epilogue.h"
+#include "kernels/conv2d/layout.h"
+#include "simd/vec.h"
+
+namespace fr::FR_ISA {
+
+// Pixels of a register tile by its vectors: accumulators, one row of weights and a broadcast value must
+// fit the registers, and at least 8 accumulators are needed to hide the latency of two FMA units.
+constexpr int kMaxVectors = kRegisters == 32 ? 4 : 2;
+constexpr int tile_pixels(int64_t vectors) {
+  if (kRegisters == 32) return vectors == 4 ? 6 : vectors == 3 ? 8 : vectors == 2 ? 12 : 14;
+  return vectors == 2 ? 6 : 12;
+}
+
+#ifndef UU
+#define UU 2
+#endif
+constexpr int kUnroll = UU;  // steps of the inner loop between two advances of its addresses
+
+// Where a block of output pixels finds its input.
+struct Window {
+  const float* const* rows;  // kernel row ky is rows[ky * row_step], null: zeros
+  int64_t row_step;
+  int64_t kernel_h;
+  const float* patch;  // not null: a zero-padded copy, kernel row ky at patch + ky * patch_row
+  int64_t patch_row;
+  int64_t offset;        // from the row's first float to the first pixel's first product
+  int64_t pixel_stride;  // floats from one output pixel's first product to the next pixel's
+  int64_t runs, run_step, run_length;
+
+};
+
+FR_INLINE const float* window_row(const Window& window, int64_t ky) {
+  const float* row = window.rows[ky * window.row_step];
+  if (row == nullptr) return nullptr;
+  return window.patch != nullptr ? window.patch + ky * window.patch_row : row + window.offset;
+}
+
+// One base address serves three pixels (x86 addresses base + stride * 1 or 2); the empty asm keeps the compiler
+// from making a pointer of its own for each pixel, which would need more registers than there are.
+template <int kPixels, int kVectors>
+FR_INLINE void accumulate(Vec (&sum)[kPixels][kVectors], const float* in, int64_t pixel_stride,
+                          const float* weights, int64_t length) {
+  constexpr int kBases = (kPixels + 2) / 3;
+  const float* base[kBases];
+  FR_UNROLL for (int i = 0; i < kBases; ++i) base[i] = in + 3 * i * pixel_stride;
+  const auto step = [&](int k) __attribute__((always_inline)) {
+    Vec weight[kVectors];
+    FR_UNROLL for (int n = 0; n < kVectors; ++n) weight[n] = load(weights + (k * kVectors + n) * kWidth);
+    FR_UNROLL for (int m = 0; m < kPixels; ++m) {
+      const Vec value = broadcast(base[m / 3][m % 3 * pixel_stride + k]);
+      FR_UNROLL for (int n = 0; n < kVectors; ++n) sum[m][n] = fma(weight[n], value, sum[m][n]);
+    }
+  };
+  const auto advance = [&](int count) __attribute__((always_inline)) {
+    FR_UNROLL for (int i = 0; i < kBases; ++i) {
+      base[i] += count;
+      asm("" : "+r"(base[i]));
+    }
+    weights += count * kVectors * kWidth;
+  };
+  for (; length >= kUnroll; length -= kUnroll) {
+    FR_UNROLL for (int k = 0; k < kUnroll; ++k) step(k);
+    advance(kUnroll);
+  }
+  for (; length > 0; --length) {
+    step(0);
+    advance(1);
+  }
+}
+
+template <int kPixels, int kVectors>
+__attribute__((noinline)) void direct_tile(const ConvSpec& spec, const Window& window, const float* weights,
+                                           const float* bias, const Target& target) {
+  Vec sum[kPixels][kVectors];
+  FR_UNROLL for (int m = 0; m < kPixels; ++m)
+    FR_UNROLL for (int n = 0; n < kVectors; ++n) sum[m][n] = load(bias + n * kWidth);
+  const int64_t run_weights = window.run_length * kVectors * kWidth;
+  for (int64_t ky = 0; ky < window.kernel_h; ++ky) {
+    const float* row = window_row(window, ky);
+    if (row != nullptr)
+      for (int64_t run = 0; run < window.runs; ++run)
+        accumulate(sum, row + run * window.run_step, window.pixel_stride, weights + run * run_weights,
+                   window.run_length);
+    weights += window.runs * run_weights;
+  }
+  finish(sum, spec, target);
+}
+
+using DirectTile = void(const ConvSpec&, const Window&, const float* weights, const float* bias,
+                        const Target&);
+
+template <int kVectors, int... kIndex>
+DirectTile* direct_tile_of(int64_t pixels, std::integer_sequence<int, kIndex...>) {
+  static constexpr DirectTile* kTiles[] = {direct_tile<kIndex + 1, kVectors>...};
+  return kTiles[pixels - 1];
+}
+
+template <int kVectors>
+DirectTile* direct_tile_of(int64_t pixels) {
+  return direct_tile_of<kVectors>(pixels, std::make_integer_sequence<int, tile_pixels(kVectors)>());
+}
+
+FR_INLINE DirectTile* get_direct_tile(int64_t pixels, int64_t vectors) {
+  if constexpr (kMaxVectors == 4) {
+    if (vectors == 4) return direct_tile_of<4>(pixels);
+    if (vectors == 3) return direct_tile_of<3>(pixels);
+  }
+  return vectors == 2 ? direct_tile_of<2>(pixels) : direct_tile_of<1>(pixels);
+}
+
+// Copies the input columns of `pixels` outputs from output column x on, zeros where there is no input.
+static void fill_patch(const ConvSpec& spec, const ConvBand& band, int64_t row, int64_t x, int64_t pixels,
+                       int64_t channel, int64_t channels, float* patch) {
+  const int64_t columns = patch_columns(spec, pixels);
+  const int64_t first = x * spec.stride_w - spec.pad_left;
+  for (int64_t ky = 0; ky < spec.kernel_h; ++ky) {
+    const float* in = band.in[row * spec.stride_h + ky * spec.dilation_h];
+    if (in != nullptr)
+      for (int64_t i = 0; i < columns; ++i) {
+        const int64_t column = first + i;
+        const bool inside = column >= band.in_begin && column < band.in_end;
+        const float* pixel = in + (column - band.in_begin) * band.in_pitch + channel;
+        for (int64_t c = 0; c < channels; ++c) patch[i * channels + c] = inside ? pixel[c] : 0.0f;
+      }
+    patch += columns * channels;
+  }
+}
+
+// The output columns whose whole window lies inside the input: [begin, end), possibly empty.
+struct Interior {
+  int64_t begin, end;
+};
+
+FR_INLINE int64_t floor_divide(int64_t a, int64_t b) { return a >= 0 ? a / b : -((b - 1 - a) / b); }
+
+static Interior find_interior(const ConvSpec& spec, const ConvBand& band) {
+  const int64_t first = band.in_begin + spec.pad_left;
+  const int64_t last = band.in_end - 1 + spec.pad_left - (spec.kernel_w - 1) * spec.dilation_w;
+  return {-floor_divide(-first, spec.stride_w), floor_divide(last, spec.stride_w) + 1};
+}
+
+// Calls body(x, pixels, window) for blocks of at most most_pixels that cover the band's columns in one row;
+// each block reads the input in place, or a patch when it touches an edge.
+template <class Body>
+FR_INLINE void for_each_block(const ConvSpec& spec, const ConvBand& band, int64_t row, int64_t most_pixels,
+                              int64_t channel, int64_t channels, float* patch, const Body& body) {
+  const Interior interior = find_interior(spec, band);
+  Window window;
+  window.rows = band.in + row * spec.stride_h;
+  window.row_step = spec.dilation_h;
+  window.kernel_h = spec.kernel_h;
+  for (int64_t x = band.x_begin; x < band.x_end;) {
+    int64_t pixels = min(most_pixels, band.x_end - x);
+    const bool inside = x >= interior.begin && x < interior.end;
+    if (inside) pixels = min(pixels, interior.end - x);
+    const int64_t pitch = inside ? band.in_pitch : channels;
+    if (inside) {
+      window.patch = nullptr;
+      window.offset = (x * spec.stride_w - spec.pad_left - band.in_begin) * pitch + channel;
+    } else {
+      fill_patch(spec, band, row, x, pixels, channel, channels, patch);
+      window.patch = patch;
+      window.patch_row = patch_columns(spec, pixels) * channels;
+    }
+    window.pixel_stride = spec.stride_w * pitch;
+    const bool one_run = spec.dilation_w == 1 && pitch == channels;
+    window.runs = one_run ? 1 : spec.kernel_w;
+    window.run_step = spec.dilation_w * pitch;
+    window.run_length = one_run ? spec.kernel_w * channels : channels;
+    body(x, pixels, window);
+    x += pixels;
+  }
+}
+
+FR_INLINE Target target_at(const ConvSpec& spec, const ConvBand& band, int64_t row, int64_t x, int64_t channel,
+                           int64_t last_lanes) {
+  Target target;
+  target.out = band.out[row] + (x - band.out_begin) * band.out_pitch + channel;
+  target.out_step = band.out_pitch;
+  target.residual = nullptr;
+  target.residual_step = band.residual_pitch;
+  if (spec.residual != Residual::none)
+    target.residual = band.residual[row] + (x - band.residual_begin) * band.residual_pitch + channel;
+  target.last_lanes = last_lanes;
+  return target;
+}
+
+// Weights: [group][block][ky][kx][in channel][the block's vectors]. A block's weights are used for all rows
+// before the next block's, because they are what must stay in the second-level cache.
+static void convolve_direct(const PackedConv& packed, const ConvBand& band, float* workspace) {
+  const ConvSpec& spec = packed.spec;
+  const float* weights = packed_weights(packed);
+  const float* bias = packed_bias(packed);
+  const int64_t in_channels = spec.in_channels / spec.groups, out_channels = spec.out_channels / spec.groups;
+  const int64_t products = spec.kernel_h * spec.kernel_w * in_channels;
+  const int64_t vectors = (out_channels + kWidth - 1) / kWidth;
+  const int64_t blocks = channel_block_count(vectors, kMaxVectors);
+  for (int64_t group = 0; group < spec.groups; ++group)
+    for (int64_t block = 0; block < blocks; ++block) {
+      const int64_t first = channel_block_begin(vectors, blocks, block);
+      const int64_t size = channel_block_begin(vectors, blocks, block + 1) - first;
+      const int64_t channel = group * out_channels + first * kWidth;
+      const int64_t last_lanes = min(kWidth, out_channels - (first + size - 1) * kWidth);
+      const int64_t most_pixels = tile_pixels(size);
+      for (int64_t row = 0; row < band.rows; ++row)
+        for_each_block(spec, band, row, most_pixels, group * in_channels, in_channels, workspace,
+                       [&](int64_t x, int64_t pixels, const Window& window) {
+                         get_direct_tile(pixels, size)(spec, window, weights, bias,
+                                                       target_at(spec, band, row, x, channel, last_lanes));
+                       });
+      weights += products * size * kWidth;
+      bias += size * kWidth;
+    }
+}
+
+constexpr int kDepthwisePixels = 8;
+
+template <int kPixels>
+__attribute__((noinline)) void depthwise_tile(const ConvSpec& spec, const Window& window,
+                                              const float* weights, const float* bias, const Target& target) {
+  Vec sum[kPixels][1];
+  FR_UNROLL for (int m = 0; m < kPixels; ++m) sum[m][0] = load(bias);
+  const int64_t weight_step = (spec.in_channels + kWidth - 1) / kWidth * kWidth;
+  for (int64_t ky = 0; ky < window.kernel_h; ++ky) {
+    const float* row = window_row(window, ky);
+    if (row != nullptr)
+      for (int64_t kx = 0; kx < spec.kernel_w; ++kx) {
+        const Vec weight = load(weights + kx * weight_step);
+        const float* in = row + kx * window.run_step;
+        FR_UNROLL for (int m = 0; m < kPixels; ++m) {
+          const float* pixel = in + m * window.pixel_stride;
+          const Vec value = target.last_lanes == kWidth ? load(pixel) : load_partial(pixel, target.last_lanes);
+          sum[m][0] = fma(weight, value, sum[m][0]);
+        }
+      }
+    weights += spec.kernel_w * weight_step;
+  }
+  finish(sum, spec, target);
+}
+
+template <int... kIndex>
+DirectTile* get_depthwise_tile(int64_t pixels, std::integer_sequence<int, kIndex...>) {
+  static constexpr DirectTile* kTiles[] = {depthwise_tile<kIndex + 1>...};
+  return kTiles[pixels - 1];
+}
+
+// Weights: [ky][kx][channel]; vectors run over channels.
+static void convolve_depthwise(const PackedConv& packed, const ConvBand& band, float* workspace) {
+  const ConvSpec& spec = packed.spec;
+  const float* weights = packed_weights(packed);
+  const float* bias = packed_bias(packed);
+  const int64_t channels = spec.in_channels;
+  for (int64_t row = 0; row < band.rows; ++row)
+    for_each_block(spec, band, row, kDepthwisePixels, 0, channels, workspace,
+                   [&](int64_t x, int64_t pixels, const Window& window) {
+                     DirectTile* tile = get_depthwise_tile(
+                         pixels, std::make_integer_sequence<int, kDepthwisePixels>());
+                     Window shifted = window;
+                     for (int64_t c = 0; c < channels; c += kWidth) {
+                       tile(spec, shifted, weights + c, bias + c,
+                            target_at(spec, band, row, x, c, min(kWidth, channels - c)));
+                       if (shifted.patch != nullptr) shifted.patch += kWidth;
+                       shifted.offset += kWidth;
+                     }
+                   });
+}
+
+static void convolve_grouped(const PackedConv& packed, const ConvBand& band, float* workspace) {
+  if (is_depthwise(packed.spec))
+    convolve_depthwise(packed, band, workspace);
+  else
+    convolve_direct(packed, band, workspace);
+}
+
+}  // namespace fr::FR_ISA

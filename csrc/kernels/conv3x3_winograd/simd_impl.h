@@ -1,0 +1,342 @@
+// Winograd F(4x4, 3x3), shared by every instruction set.
+//
+// A tile is 4 x 4 outputs and the 6 x 6 inputs around them. For a block of tiles: transform the inputs (V),
+// multiply by the transformed weights at each of the 36 positions, for all channels (M), transform back.
+// V and M share one buffer, [chunk of 16 channels][slot][tile][16]: V of position p lies in slot p + 1 and
+// M of position p is written to slot p, whose V has been used. Each tile is computed by itself in a fixed
+// order, so blocks, bands and column ranges may be cut anywhere on the grid of tiles.
+#pragma once
+#include <utility>
+
+#include "kernels/conv2d/epilogue.h"
+#include "kernels/conv2d/layout.h"
+#include "simd/vec.h"
+
+namespace fr::FR_ISA {
+
+constexpr int kMaxVectors = kRegisters == 32 ? 4 : 2;
+constexpr int gemm_tiles(int64_t vectors) {  // as tile_pixels of the direct convolution
+  if (kRegisters == 32) return vectors == 4 ? 6 : vectors == 3 ? 8 : 12;
+  return vectors == 2 ? 6 : 12;
+}
+
+// The points a = 1/sqrt(2), b = sqrt(2), so that a^2 b^2 = 1.
+constexpr float kA = 0.70710678118654752440f, kB = 1.41421356237309504880f;
+constexpr float kASquared = 0.5f, kBSquared = 2.0f, kSquares = 2.5f;
+constexpr float kACubed = 0.35355339059327376220f, kBCubed = 2.82842712474619009760f;
+
+FR_INLINE void transform_input_line(const Vec (&d)[6], Vec (&t)[6]) {
+  const Vec even_a = fma(d[2], broadcast(-kBSquared), d[4]), odd_a = fma(d[1], broadcast(-kBSquared), d[3]);
+  const Vec even_b = fma(d[2], broadcast(-kASquared), d[4]), odd_b = fma(d[1], broadcast(-kASquared), d[3]);
+  t[0] = fma(d[2], broadcast(-kSquares), d[0] + d[4]);
+  t[1] = fma(odd_a, broadcast(kA), even_a);
+  t[2] = fma(odd_a, broadcast(-kA), even_a);
+  t[3] = fma(odd_b, broadcast(kB), even_b);
+  t[4] = fma(odd_b, broadcast(-kB), even_b);
+  t[5] = fma(d[3], broadcast(-kSquares), d[1] + d[5]);
+}
+
+FR_INLINE void transform_output_line(const Vec (&m)[6], Vec (&y)[4]) {
+  const Vec sum_a = m[1] + m[2], difference_a = m[1] - m[2];
+  const Vec sum_b = m[3] + m[4], difference_b = m[3] - m[4];
+  y[0] = m[0] + (sum_a + sum_b);
+  y[1] = fma(difference_b, broadcast(kB), difference_a * broadcast(kA));
+  y[2] = fma(sum_b, broadcast(kBSquared), sum_a * broadcast(kASquared));
+  y[3] = fma(difference_b, broadcast(kBCubed), fma(difference_a, broadcast(kACubed), m[5]));
+}
+
+// Transforms `tiles` horizontal neighbours of one chunk. rows: 6 input rows at the first tile's first column.
+// The vertical pass over a column is done once and used by both tiles that share it.
+template <int64_t kSlot>
+__attribute__((noinline)) void transform_input(const float* const (&rows)[6], int64_t pitch, int64_t tiles,
+                                               float* v) {
+  for (int64_t lane = 0; lane < kChunk; lane += kWidth) {
+    Vec columns[6][6];
+    const auto vertical = [&](int64_t column, Vec(&result)[6]) __attribute__((always_inline)) {
+      Vec d[6];
+      FR_UNROLL for (int i = 0; i < 6; ++i) d[i] = load(rows[i] + column * pitch + lane);
+      transform_input_line(d, result);
+    };
+    vertical(0, columns[0]);
+    vertical(1, columns[1]);
+    for (int64_t tile = 0; tile < tiles; ++tile) {
+      FR_UNROLL for (int j = 2; j < 6; ++j) vertical(4 * tile + j, columns[j]);
+      float* slot = v + tile * kChunk + lane;
+      FR_UNROLL for (int i = 0; i < 6; ++i) {
+        Vec d[6], t[6];
+        FR_UNROLL for (int j = 0; j < 6; ++j) d[j] = columns[j][i];
+        transform_input_line(d, t);
+        FR_UNROLL for (int j = 0; j < 6; ++j) store(slot + (i * 6 + j) * kSlot, t[j]);
+      }
+      FR_UNROLL for (int i = 0; i < 6; ++i) {
+        columns[0][i] = columns[4][i];
+        columns[1][i] = columns[5][i];
+      }
+    }
+  }
+}
+
+// M[tiles][vectors] = V[tiles][channels] * U[channels][vectors], and one line per two channels of what will
+// be needed next is brought into the second-level cache meanwhile: without that, waiting for memory in the
+// transforms costs a third of the speed.
+template <int kTiles, int kVectors>
+__attribute__((noinline)) void gemm_tile(const float* v, const float* u, float* m, int64_t chunk_stride,
+                                         int64_t channels, const char* next) {
+  Vec sum[kTiles][kVectors] = {};
+  const auto step = [&](int64_t k) __attribute__((always_inline)) {
+    Vec weight[kVectors];
+    FR_UNROLL for (int n = 0; n < kVectors; ++n) weight[n] = load(u + (k * kVectors + n) * kWidth);
+    FR_UNROLL for (int t = 0; t < kTiles; ++t) {
+      const Vec value = broadcast(v[t * kChunk + k]);
+      FR_UNROLL for (int n = 0; n < kVectors; ++n) sum[t][n] = fma(weight[n], value, sum[t][n]);
+    }
+  };
+  for (; channels >= kChunk; channels -= kChunk) {
+    for (int64_t k = 0; k < kChunk; k += 2) {
+      __builtin_prefetch(next + k * 32, 0, 2);
+      step(k);
+      step(k + 1);
+    }
+    next += kChunk * 32;
+    v += chunk_stride;
+    u += kChunk * kVectors * kWidth;
+  }
+  for (int64_t k = 0; k < channels; ++k) step(k);
+  FR_UNROLL for (int n = 0; n < kVectors; ++n) {
+    float* out = m + n * kWidth / kChunk * chunk_stride + n * kWidth % kChunk;
+    FR_UNROLL for (int t = 0; t < kTiles; ++t) store(out + t * kChunk, sum[t][n]);
+  }
+}
+
+using GemmTile = void(const float* v, const float* u, float* m, int64_t chunk_stride, int64_t channels,
+                      const char* next);
+
+template <int kVectors, int... kIndex>
+GemmTile* gemm_tile_of(int64_t tiles, std::integer_sequence<int, kIndex...>) {
+  static constexpr GemmTile* kFunctions[] = {gemm_tile<kIndex + 1, kVectors>...};
+  return kFunctions[tiles - 1];
+}
+
+template <int kVectors>
+GemmTile* gemm_tile_of(int64_t tiles) {
+  return gemm_tile_of<kVectors>(tiles, std::make_integer_sequence<int, gemm_tiles(kVectors)>());
+}
+
+FR_INLINE GemmTile* get_gemm_tile(int64_t tiles, int64_t vectors) {
+  if constexpr (kMaxVectors == 4) {
+    if (vectors == 4) return gemm_tile_of<4>(tiles);
+    if (vectors == 3) return gemm_tile_of<3>(tiles);
+  }
+  return vectors == 2 ? gemm_tile_of<2>(tiles) : gemm_tile_of<1>(tiles);
+}
+
+// Memory that the next steps will touch, in pieces of as many lines as one call of gemm_tile prefetches.
+class Upcoming {
+ public:
+  explicit Upcoming(int64_t piece_bytes) : piece_bytes_(piece_bytes) {}
+  void add(const float* begin, int64_t floats) {
+    const char* p = reinterpret_cast<const char*>(begin);
+    for (int64_t i = 0; i < floats * 4 && count_ < kMost; i += piece_bytes_) pieces_[count_++] = p + i;
+  }
+  const char* take(const void* otherwise) {
+    return taken_ < count_ ? pieces_[taken_++] : static_cast<const char*>(otherwise);
+  }
+
+ private:
+  static constexpr int64_t kMost = 256;
+  int64_t piece_bytes_;
+  int64_t count_ = 0, taken_ = 0;
+  const char* pieces_[kMost];
+};
+
+template <int64_t kSlot>
+__attribute__((noinline)) void transform_output(const ConvSpec& spec, const ConvBand& band, const float* m,
+                                                const float* bias, int64_t tile_row, int64_t x, int64_t tiles,
+                                                int64_t channel) {
+  const int64_t lanes = min(kWidth, spec.out_channels - channel);
+  const int64_t rows = min(4, band.rows - 4 * tile_row);
+  const Vec bias_vector = load(bias + channel);
+  for (int64_t tile = 0; tile < tiles; ++tile, x += 4, m += kChunk) {
+    Vec columns[4][6];
+    FR_UNROLL for (int j = 0; j < 6; ++j) {
+      Vec d[6], y[4];
+      FR_UNROLL for (int i = 0; i < 6; ++i) d[i] = load(m + (i * 6 + j) * kSlot);
+      transform_output_line(d, y);
+      FR_UNROLL for (int i = 0; i < 4; ++i) columns[i][j] = y[i];
+    }
+    const int64_t pixels = min(4, band.x_end - x);
+    FR_UNROLL for (int i = 0; i < 4; ++i) {
+      if (i >= rows) break;
+      Vec y[4];
+      transform_output_line(columns[i], y);
+      const int64_t row = 4 * tile_row + i;
+      Target target;
+      target.out = band.out[row] + (x - band.out_begin) * band.out_pitch + channel;
+      target.out_step = band.out_pitch;
+      target.residual = nullptr;
+      target.residual_step = band.residual_pitch;
+      if (spec.residual != Residual::none)
+        target.residual = band.residual[row] + (x - band.residual_begin) * band.residual_pitch + channel;
+      target.last_lanes = lanes;
+      Vec sum[4][1];
+      FR_UNROLL for (int j = 0; j < 4; ++j) sum[j][0] = y[j] + bias_vector;
+      if (pixels == 4) {
+        finish(sum, spec, target);
+      } else {
+        for (int64_t j = 0; j < pixels; ++j) {
+          Vec one[1][1] = {{sum[j][0]}};
+          finish(one, spec, target);
+          target.out += target.out_step;
+          target.residual += target.residual_step;
+        }
+      }
+    }
+  }
+}
+
+// One call's work: tiles are numbered row by row over the band.
+template <int64_t kBlock>
+class Winograd4 {
+ public:
+  Winograd4(const PackedConv& packed, const ConvBand& band, float* workspace)
+      : spec_(packed.spec),
+        band_(band),
+        weights_(packed_weights(packed)),
+        bias_(packed_bias(packed)),
+        patch_(workspace),
+        buffer_(workspace + kPatchFloats),
+        tile_columns_((band.x_end - band.x_begin + 3) / 4),
+        readable_(band.in_pitch >= (packed.spec.in_channels + kChunk - 1) / kChunk * kChunk) {}
+
+  void run() {
+    const int64_t total = tile_columns_ * ((band_.rows + 3) / 4);
+    if (total <= 0) return;
+    // Blocks of equal size, a multiple of 6 so that most register tiles are full.
+    const int64_t blocks = (total + kBlock - 1) / kBlock;
+    const int64_t block = min(kBlock, ((total + blocks - 1) / blocks + 5) / 6 * 6);
+    for (int64_t first = 0; first < total; first += block) {
+      const int64_t tiles = min(block, total - first);
+      for_each_segment(first, tiles, [&](int64_t row, int64_t column, int64_t count, int64_t tile) {
+        input(row, column, count, tile);
+      });
+      multiply(first, tiles, min(block, total - first - tiles));
+      for_each_segment(first, tiles, [&](int64_t row, int64_t column, int64_t count, int64_t tile) {
+        for (int64_t c = 0; c < spec_.out_channels; c += kWidth)
+          transform_output<kSlot>(spec_, band_, slot(c, 0, tile), bias_, row, band_.x_begin + 4 * column, count,
+                                  c);
+      });
+    }
+  }
+
+ private:
+  static constexpr int64_t kSlot = slot_floats(kBlock);
+  static constexpr int64_t kChunkStride = chunk_floats(kBlock);
+
+  float* slot(int64_t channel, int64_t index, int64_t tile) const {
+    return buffer_ + channel / kChunk * kChunkStride + index * kSlot + tile * kChunk + channel % kChunk;
+  }
+
+  // body(tile row, tile column, count, index in the block) for each part of a block within one tile row.
+  template <class Body>
+  void for_each_segment(int64_t first, int64_t tiles, const Body& body) const {
+    for (int64_t tile = 0; tile < tiles;) {
+      const int64_t row = (first + tile) / tile_columns_, column = (first + tile) % tile_columns_;
+      const int64_t count = min(tiles - tile, tile_columns_ - column);
+      body(row, column, count, tile);
+      tile += count;
+    }
+  }
+
+  void input(int64_t row, int64_t column, int64_t count, int64_t tile) const {
+    const float* const* rows = band_.in + 4 * row;
+    bool in_place = readable_;
+    for (int i = 0; i < 6; ++i) in_place = in_place && rows[i] != nullptr;
+    while (count > 0) {
+      const int64_t x = band_.x_begin + 4 * column - 1;  // the first input column
+      const int64_t fitting = x < band_.in_begin ? 0 : max(0, (band_.in_end - x - 2) / 4);
+      int64_t done = min(count, fitting);
+      if (in_place && done > 0) {
+        for (int64_t c = 0; c < spec_.in_channels; c += kChunk) {
+          const float* start[6];
+          for (int i = 0; i < 6; ++i) start[i] = rows[i] + (x - band_.in_begin) * band_.in_pitch + c;
+          transform_input<kSlot>(start, band_.in_pitch, done, slot(c, 1, tile));
+        }
+      } else {
+        done = min(count, in_place ? 1 : kPatchTiles);
+        for (int64_t c = 0; c < spec_.in_channels; c += kChunk) {
+          const float* start[6];
+          for (int i = 0; i < 6; ++i) {
+            float* line = patch_ + i * (4 * done + 2) * kChunk;
+            fill_line(rows[i], x, 4 * done + 2, c, line);
+            start[i] = line;
+          }
+          transform_input<kSlot>(start, kChunk, done, slot(c, 1, tile));
+        }
+      }
+      column += done;
+      tile += done;
+      count -= done;
+    }
+  }
+
+  void fill_line(const float* row, int64_t x, int64_t columns, int64_t channel, float* line) const {
+    const int64_t channels = min(kChunk, spec_.in_channels - channel);
+    for (int64_t i = 0; i < columns; ++i, ++x, line += kChunk) {
+      const bool inside = row != nullptr && x >= band_.in_begin && x < band_.in_end;
+      const float* pixel = inside ? row + (x - band_.in_begin) * band_.in_pitch + channel : nullptr;
+      for (int64_t c = 0; c < kChunk; ++c) line[c] = inside && c < channels ? pixel[c] : 0.0f;
+    }
+  }
+
+  void multiply(int64_t first, int64_t tiles, int64_t next_tiles) const {
+    Upcoming upcoming(max(1, spec_.in_channels / kChunk) * 512);
+    for_each_segment(first, tiles, [&](int64_t row, int64_t column, int64_t count, int64_t) {
+      const int64_t x = band_.x_begin + 4 * column;
+      for (int64_t y = 4 * row; y < min(4 * row + 4, band_.rows); ++y)
+        upcoming.add(band_.out[y] + (x - band_.out_begin) * band_.out_pitch,
+                     min(4 * count, band_.x_end - x) * band_.out_pitch);
+    });
+    for_each_segment(first + tiles, next_tiles, [&](int64_t row, int64_t column, int64_t count, int64_t) {
+      const int64_t begin = max(band_.in_begin, band_.x_begin + 4 * column);
+      const int64_t end = min(band_.in_end, band_.x_begin + 4 * (column + count) + 1);
+      for (int i = 0; i < 6; ++i)
+        if (const float* in = band_.in[4 * row + i]; in != nullptr && begin < end)
+          upcoming.add(in + (begin - band_.in_begin) * band_.in_pitch, (end - begin) * band_.in_pitch);
+    });
+    const int64_t vectors = (spec_.out_channels + kWidth - 1) / kWidth;
+    const int64_t blocks = channel_block_count(vectors, kMaxVectors);
+    const float* u = weights_;
+    for (int64_t position = 0; position < kPositions; ++position)
+      for (int64_t block = 0; block < blocks; ++block) {
+        const int64_t begin = channel_block_begin(vectors, blocks, block);
+        const int64_t size = channel_block_begin(vectors, blocks, block + 1) - begin;
+        const int64_t most = gemm_tiles(size);
+        GemmTile* const whole = get_gemm_tile(most, size);
+        for (int64_t tile = 0; tile < tiles; tile += most) {
+          const int64_t count = min(most, tiles - tile);
+          GemmTile* const gemm = count == most ? whole : get_gemm_tile(count, size);
+          gemm(slot(0, position + 1, tile), u, slot(begin * kWidth, position, tile), kChunkStride,
+               spec_.in_channels, upcoming.take(u));
+        }
+        u += spec_.in_channels * size * kWidth;
+      }
+  }
+
+  const ConvSpec& spec_;
+  const ConvBand& band_;
+  const float* weights_;
+  const float* bias_;
+  float* patch_;
+  float* buffer_;
+  int64_t tile_columns_;
+  bool readable_;  // whole chunks may be read at every pixel
+};
+
+static void convolve_winograd4(const PackedConv& packed, const ConvBand& band, float* workspace) {
+  if (winograd_block_tiles(packed.spec) == 24)
+    Winograd4<24>(packed, band, workspace).run();
+  else
+    Winograd4<48>(packed, band, workspace).run();
+}
+
+}  // namespace fr::FR_ISA

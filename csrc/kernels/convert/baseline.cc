@@ -1,0 +1,3 @@
+#define FR_ISA baseline
+#include "kernels/convert/simd_impl.h"
+const fr::ConvertKernels fr::convert_baseline = fr::FR_ISA::kernels;

@@ -1,0 +1,42 @@
+// Pixels of a picture to float and back, one row at a time.
+//
+//   in:   u8 v -> v / 255, u16 v -> v / 65535 (correctly rounded), f16 and f32 as they are
+//   out:  v = image + strength * (restored - image); clipped to [0, 1] if asked; u8/u16 round half to even and
+//         saturate whether or not clipping is asked; NaN becomes 0 in u8/u16 and stays NaN in f16/f32
+//
+// A picture has 1 or 3 (in general: any) interleaved channels. One of 1 channel goes into a network of more with
+// its plane repeated, and comes out as the mean of the network's channels.
+#pragma once
+#include <cstdint>
+
+#include "base/isa.h"
+
+namespace fr {
+
+enum class Pixel : int32_t { u8, u16, f16, f32 };
+
+int64_t pixel_bytes(Pixel type);
+
+// image: `pixels` pixels of image_channels; out: pixels of out_pitch floats, of which `channels` are written and
+// those up to out_pitch set to 0. image_channels == channels, or 1.
+using ConvertInFn = void(const void* image, int64_t image_channels, float* out, int64_t channels, int64_t out_pitch,
+                         int64_t pixels);
+
+// restored: pixels of in_pitch floats, of which `channels` are read; image: the original row (read when
+// strength != 1); out: the row to write, of image_channels. Returns how many restored values were not finite.
+using ConvertOutFn = int64_t(const float* restored, int64_t in_pitch, int64_t channels, const void* image, void* out,
+                             int64_t image_channels, int64_t pixels, float strength, bool clip);
+
+// One variant's functions, by Pixel.
+struct ConvertKernels {
+  ConvertInFn* in[4];
+  ConvertOutFn* out[4];
+};
+#define FR_KERNEL(name, isa) extern const ConvertKernels name;
+#include "kernels/convert/kernels.inc"
+#undef FR_KERNEL
+
+ConvertInFn* get_convert_in(Pixel type, Isa allowed = host_isa());
+ConvertOutFn* get_convert_out(Pixel type, Isa allowed = host_isa());
+
+}  // namespace fr

@@ -1,0 +1,119 @@
+// One vector of floats per instruction set, with the same members everywhere. Include it from a file that
+// is compiled for one instruction set and defines FR_ISA (baseline, avx2, avx512): all names live in the
+// namespace fr::FR_ISA and have internal linkage, so that no object hands its instructions to another.
+// For the same reason such files use no inline functions of other headers or of the standard library.
+#pragma once
+#include <cstdint>
+
+#ifndef FR_ISA
+#error "define FR_ISA before including simd/vec.h"
+#endif
+#if FR_X86
+#include <immintrin.h>
+#elif defined(__ARM_NEON)
+#include <arm_neon.h>
+#endif
+
+#define FR_INLINE static inline __attribute__((always_inline))
+#define FR_UNROLL _Pragma("GCC unroll 40")
+
+namespace fr::FR_ISA {
+
+#if defined(__AVX512F__)
+constexpr int kWidth = 16;  // floats in a vector
+constexpr int kRegisters = 32;
+#elif defined(__AVX2__)
+constexpr int kWidth = 8;
+constexpr int kRegisters = 16;
+#elif defined(__aarch64__)
+constexpr int kWidth = 4;
+constexpr int kRegisters = 32;
+#else
+constexpr int kWidth = 4;
+constexpr int kRegisters = 16;
+#endif
+
+typedef float Vec __attribute__((vector_size(kWidth * sizeof(float))));
+typedef float UnalignedVec __attribute__((vector_size(kWidth * sizeof(float)), aligned(4), may_alias));
+
+FR_INLINE int64_t min(int64_t a, int64_t b) { return a < b ? a : b; }
+FR_INLINE int64_t max(int64_t a, int64_t b) { return a > b ? a : b; }
+
+FR_INLINE Vec load(const float* p) { return *reinterpret_cast<const UnalignedVec*>(p); }
+FR_INLINE void store(float* p, Vec v) { *reinterpret_cast<UnalignedVec*>(p) = v; }
+FR_INLINE Vec broadcast(float value) {
+#if defined(__AVX512F__)
+  return _mm512_set1_ps(value);
+#elif defined(__AVX2__)
+  return _mm256_set1_ps(value);
+#else
+  return Vec{value, value, value, value};
+#endif
+}
+
+// The first `count` lanes, 0 <= count <= kWidth; the rest are zero, and memory beyond them is not touched.
+FR_INLINE Vec load_partial(const float* p, int64_t count) {
+#if defined(__AVX512F__)
+  return _mm512_maskz_loadu_ps(static_cast<__mmask16>((1u << count) - 1), p);
+#else
+  float lanes[kWidth] = {};
+  for (int64_t i = 0; i < count; ++i) lanes[i] = p[i];
+  return load(lanes);
+#endif
+}
+
+FR_INLINE void store_partial(float* p, Vec v, int64_t count) {
+#if defined(__AVX512F__)
+  _mm512_mask_storeu_ps(p, static_cast<__mmask16>((1u << count) - 1), v);
+#else
+  float lanes[kWidth];
+  store(lanes, v);
+  for (int64_t i = 0; i < count; ++i) p[i] = lanes[i];
+#endif
+}
+
+// a * b + c, rounded once where the instruction set can (x86 without FMA rounds the product too).
+FR_INLINE Vec fma(Vec a, Vec b, Vec c) {
+#if defined(__AVX512F__)
+  return _mm512_fmadd_ps(a, b, c);
+#elif defined(__FMA__)
+  return _mm256_fmadd_ps(a, b, c);
+#elif defined(__aarch64__)
+  return vfmaq_f32(c, a, b);
+#else
+  return a * b + c;
+#endif
+}
+
+// max(v, 0) that keeps NaN: the x86 instruction returns its second operand when either is NaN.
+FR_INLINE Vec relu(Vec v) {
+#if defined(__AVX512F__)
+  return _mm512_maskz_max_ps(0xffff, _mm512_setzero_ps(), v);  // GCC warns about _mm512_max_ps itself
+#elif defined(__AVX2__)
+  return _mm256_max_ps(_mm256_setzero_ps(), v);
+#elif FR_X86
+  return _mm_max_ps(_mm_setzero_ps(), v);
+#else
+  return v < Vec{} ? Vec{} : v;
+#endif
+}
+
+FR_INLINE Vec leaky_relu(Vec v, Vec slope) { return v < Vec{} ? v * slope : v; }
+
+// The sum of all lanes, in one fixed order: halves are added until one lane is left.
+FR_INLINE float sum(Vec v) {
+#if defined(__AVX512F__)
+  __m256 eight = _mm256_add_ps(_mm512_castps512_ps256(v), _mm512_maskz_extractf32x8_ps(0xff, v, 1));
+#elif defined(__AVX2__)
+  __m256 eight = v;
+#endif
+#if defined(__AVX2__)
+  __m128 four = _mm_add_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
+  __m128 two = _mm_add_ps(four, _mm_movehl_ps(four, four));
+  return _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)));
+#else
+  return (v[0] + v[2]) + (v[1] + v[3]);
+#endif
+}
+
+}  // namespace fr::FR_ISA
