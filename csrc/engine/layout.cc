@@ -1,0 +1,186 @@
+#include "engine/layout.h"
+
+#include <algorithm>
+#include <limits>
+#include <string>
+
+namespace fr {
+namespace {
+
+// A band of every layer should hold this many 4 x 4 tiles per thread, so that packed weights are reused.
+constexpr int64_t kTilesPerThread = 192;
+
+int64_t node_height(const Plan& plan, size_t n, int64_t height) { return height / plan.node(n).stride; }
+
+// The lowest and highest input offset of a transposed convolution's phases.
+Interval transposed_offsets(const ConvSpec& spec, Axis axis) {
+  Interval range;
+  const int64_t side = kernel_side(spec, axis), pad = padding(spec, axis);
+  for (int64_t phase = 0; phase < spec.stride_h; ++phase) {
+    const Phase p = transposed_phase(side, spec.stride_h, pad, phase);
+    range = hull(range, {p.first_offset - p.taps + 1, p.first_offset + 1});
+  }
+  return range;
+}
+
+// The rows each ring must hold when every step advances the input by `band` rows: run the schedule on counters.
+std::vector<int64_t> ring_rows(const Plan& plan, int64_t height, int64_t band) {
+  const size_t count = plan.size();
+  std::vector<int64_t> rows(count, 0), capacity(count, 1), first_kept(count, 0);
+  const size_t output = static_cast<size_t>(plan.graph().output());
+  std::vector<std::vector<std::pair<size_t, size_t>>> consumers(count);  // (node, which of its inputs)
+  for (size_t n = 0; n < count; ++n)
+    for (size_t i = 0; i < plan.node(n).inputs.size(); ++i)
+      consumers[static_cast<size_t>(plan.node(n).inputs[i])].push_back({n, i});
+  while (rows[output] < height) {
+    const int64_t written = rows[output];
+    for (size_t n = 0; n < count; ++n) {
+      rows[n] = next_rows(plan, n, rows, height, band);
+      int64_t first = n == output ? written : std::numeric_limits<int64_t>::max();
+      for (const auto& [consumer, which] : consumers[n])
+        first = std::min(first, first_row_needed(plan, consumer, which, rows[consumer], height));
+      if (plan.node(n).op != Op::sigma_plane) capacity[n] = std::max(capacity[n], rows[n] - first);
+    }
+  }
+  return capacity;
+}
+
+std::vector<Interval> strip_columns(const Plan& plan, Interval core, int64_t width) {
+  std::vector<Interval> columns(plan.size());
+  columns[static_cast<size_t>(plan.graph().output())] = core;
+  for (size_t n = plan.size(); n-- > 0;) {
+    const Node& node = plan.node(n);
+    Interval& own = columns[n];
+    if (own.empty()) continue;
+    // Whole cells of the node's grid; a Winograd tile reads its full 6 x 6 input wherever it stands.
+    const int64_t grid = plan.step(n).row_grid;
+    const Interval cells{floor_div(own.begin, grid) * grid, round_up(own.end, grid)};
+    own = {std::max<int64_t>(cells.begin, 0), std::min(cells.end, width / node.stride)};
+    for (size_t i = 0; i < node.inputs.size(); ++i) {
+      const size_t input = static_cast<size_t>(node.inputs[i]);
+      Interval need = needed(node, i, is_residual(node, i) ? own : cells, Axis::columns);
+      if (node.op == Op::sigma_plane) continue;
+      need = {std::max<int64_t>(need.begin, 0), std::min(need.end, width / plan.node(input).stride)};
+      columns[input] = hull(columns[input], need);
+    }
+  }
+  return columns;
+}
+
+std::vector<Strip> make_strips(const Plan& plan, int64_t width, int64_t count) {
+  const int64_t step = round_up(ceil_div(width, count), plan.grid());
+  std::vector<Strip> strips;
+  for (int64_t x = 0; x < width; x += step) {
+    const Interval core{x, std::min(width, x + step)};
+    strips.push_back({core, strip_columns(plan, core, width)});
+  }
+  return strips;
+}
+
+void place_rings(const Plan& plan, int threads, Layout& layout) {
+  layout.ring_row_floats.assign(plan.size(), 0);
+  layout.ring_offset.assign(plan.size(), 0);
+  int64_t floats = 0;
+  for (size_t n = 0; n < plan.size(); ++n) {
+    int64_t widest = 0;
+    for (const Strip& strip : layout.strips) widest = std::max(widest, strip.columns[n].size());
+    // One cache line more than needed keeps rows of a power-of-two size from falling into the same cache sets.
+    layout.ring_row_floats[n] = round_up(checked_product(widest, plan.step(n).pitch), 16) + 16;
+    layout.ring_offset[n] = floats;
+    floats += checked_product(layout.ring_row_floats[n], layout.ring_rows[n]);
+  }
+  layout.workspace_offset = floats;
+  layout.arena_floats = floats + checked_product(threads, round_up(plan.workspace_floats(), 16));
+}
+
+}  // namespace
+
+MemoryBudgetExceeded::MemoryBudgetExceeded(int64_t budget, int64_t needed_bytes)
+    : std::runtime_error("a memory budget of " + std::to_string(budget) + " bytes is too small: this model needs " +
+                         std::to_string(needed_bytes) + " bytes for pictures of this size"),
+      needed(needed_bytes) {}
+
+int64_t rows_ready(const Plan& plan, size_t n, const std::vector<int64_t>& rows, int64_t height) {
+  const Node& node = plan.node(n);
+  const int64_t all = node_height(plan, n, height);
+  if (node.op == Op::input || node.op == Op::sigma_plane) return all;
+  int64_t ready = all;
+  for (size_t i = 0; i < node.inputs.size(); ++i) {
+    const size_t input = static_cast<size_t>(node.inputs[i]);
+    const int64_t have = rows[input];
+    if (have >= node_height(plan, input, height)) continue;
+    int64_t possible = have;
+    if (!is_residual(node, i)) switch (node.op) {
+        case Op::conv2d: {
+          const int64_t side = kernel_side(node.conv, Axis::rows), stride = node.conv.stride_h;
+          possible = floor_div(have - side + node.conv.pad_top, stride) + 1;
+          break;
+        }
+        case Op::conv_transpose2d:
+          possible = (have - transposed_offsets(node.conv, Axis::rows).end + 1) * node.conv.stride_h;
+          break;
+        case Op::pixel_shuffle: possible = have * node.factor; break;
+        case Op::pixel_unshuffle: possible = have / node.factor; break;
+        case Op::concat:
+        case Op::add:
+        case Op::input:
+        case Op::sigma_plane: break;
+      }
+    ready = std::min(ready, std::max<int64_t>(possible, 0));
+  }
+  const int64_t grid = plan.step(n).row_grid;
+  return ready < all ? ready / grid * grid : all;
+}
+
+int64_t next_rows(const Plan& plan, size_t n, const std::vector<int64_t>& rows, int64_t height, int64_t band) {
+  const int64_t ready = rows_ready(plan, n, rows, height);
+  if (plan.node(n).op == Op::sigma_plane) return ready;  // its one row serves for all
+  return std::max(rows[n], std::min(ready, rows[n] + band / plan.node(n).stride));
+}
+
+int64_t first_row_needed(const Plan& plan, size_t n, size_t which, int64_t done, int64_t height) {
+  const Node& node = plan.node(n);
+  if (done >= node_height(plan, n, height)) return std::numeric_limits<int64_t>::max();
+  if (is_residual(node, which)) return done;
+  switch (node.op) {
+    case Op::conv2d: return std::max<int64_t>(0, done * node.conv.stride_h - node.conv.pad_top);
+    case Op::conv_transpose2d:
+      return std::max<int64_t>(0, done / node.conv.stride_h + transposed_offsets(node.conv, Axis::rows).begin);
+    case Op::pixel_shuffle: return done / node.factor;
+    case Op::pixel_unshuffle: return done * node.factor;
+    case Op::sigma_plane: return std::numeric_limits<int64_t>::max();
+    case Op::concat:
+    case Op::add:
+    case Op::input: break;
+  }
+  return done;
+}
+
+Layout make_layout(const Plan& plan, int64_t height, int64_t width, int threads, int64_t budget) {
+  const int64_t multiple = plan.graph().multiple_of(), grid = plan.grid();
+  Layout layout;
+  layout.height = round_up(height, multiple);
+  layout.width = round_up(width, multiple);
+  const int64_t tiles_per_row = ceil_div(layout.width, 4);
+  const int64_t wanted = round_up(4 * ceil_div(kTilesPerThread * threads, tiles_per_row), grid);
+  const int64_t largest = std::min(wanted, round_up(layout.height, grid));
+  std::vector<std::pair<int64_t, std::vector<int64_t>>> bands;  // band, rows of each ring; the preferred first
+  for (int64_t band = largest;; band = std::max(grid, round_up(band / 2, grid))) {
+    bands.push_back({band, ring_rows(plan, layout.height, band)});
+    if (band == grid) break;
+  }
+  const int64_t cells = ceil_div(layout.width, grid);
+  for (int64_t count = 1;; count = std::min(cells, count + std::max<int64_t>(1, count / 8))) {
+    layout.strips = make_strips(plan, layout.width, count);
+    for (const auto& [band, rows] : bands) {
+      layout.band = band;
+      layout.ring_rows = rows;
+      place_rings(plan, threads, layout);
+      if (checked_product(layout.arena_floats, sizeof(float)) <= budget) return layout;
+    }
+    if (count == cells) break;
+  }
+  throw MemoryBudgetExceeded(budget, layout.arena_floats * static_cast<int64_t>(sizeof(float)));
+}
+
+}  // namespace fr

@@ -1,0 +1,52 @@
+// Where a plan's intermediate images live for one picture size: bands of rows in ring buffers, strips of columns.
+//
+// The picture is computed in strips of columns; within a strip every node advances by bands of rows, so that a
+// node's ring holds only the rows that its consumers still need. Strips overlap by what the operators reach
+// (each node computes just the columns that later ones need); bands do not. Both begin at multiples of the
+// plan's grid, so every pixel is computed from the same values in the same order however the picture is cut.
+#pragma once
+#include <cstdint>
+#include <stdexcept>
+#include <vector>
+
+#include "engine/plan.h"
+
+namespace fr {
+
+// The budget does not allow even the smallest strip; `needed` bytes would.
+class MemoryBudgetExceeded : public std::runtime_error {
+ public:
+  MemoryBudgetExceeded(int64_t budget, int64_t needed);
+  int64_t needed;
+};
+
+struct Strip {
+  Interval core;                  // columns of the picture that this strip writes
+  std::vector<Interval> columns;  // of each node
+};
+
+struct Layout {
+  int64_t height = 0, width = 0;        // of the picture, padded to the plan's multiple
+  int64_t band = 0;                     // input rows a step advances
+  std::vector<int64_t> ring_rows;       // rows each node's ring holds
+  std::vector<int64_t> ring_row_floats;  // of each node, in the widest strip
+  std::vector<int64_t> ring_offset;     // of each node's ring in the arena, in floats
+  std::vector<Strip> strips;
+  int64_t arena_floats = 0;  // all rings, then one workspace for each thread
+  int64_t workspace_offset = 0;
+};
+
+// How many rows of node n can be complete, given those of its inputs (`rows`, by node).
+int64_t rows_ready(const Plan& plan, size_t n, const std::vector<int64_t>& rows, int64_t height);
+
+// Rows complete after the next step: what is ready, but no more than a band's share, so that no ring overflows
+// when the last rows of the picture set all nodes free at once.
+int64_t next_rows(const Plan& plan, size_t n, const std::vector<int64_t>& rows, int64_t height, int64_t band);
+
+// The first row of input number `which` that node n still needs when its rows [0, done) are complete.
+int64_t first_row_needed(const Plan& plan, size_t n, size_t which, int64_t done, int64_t height);
+
+// The layout for a picture of height x width (unpadded) that needs the fewest strips within `budget` bytes.
+Layout make_layout(const Plan& plan, int64_t height, int64_t width, int threads, int64_t budget);
+
+}  // namespace fr

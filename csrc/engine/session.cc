@@ -1,0 +1,317 @@
+#include "engine/session.h"
+
+#include <algorithm>
+#include <atomic>
+#include <cmath>
+#include <cstring>
+#include <string>
+
+#include "base/parallel.h"
+#include "kernels/pixel_shuffle/pixel_shuffle.h"
+
+namespace fr {
+namespace {
+
+constexpr int64_t kPartsPerThread = 3;           // pieces of a band, so that an interrupted thread costs little
+constexpr int64_t kFewestColumns = 96;           // of a piece: a block of 24 Winograd tiles
+constexpr int64_t kFloatsWorthAThread = 1 << 14;  // below this, waking a thread costs more than it helps
+
+}  // namespace
+
+Session::Session(std::shared_ptr<const Plan> plan, int threads, int64_t memory)
+    : plan_(std::move(plan)), threads_(threads), memory_(memory) {
+  if (threads < 1 || threads > 1024)
+    throw std::invalid_argument("session: threads must be within 1 to 1024, got " + std::to_string(threads));
+  if (memory < 0) throw std::invalid_argument("session: memory must not be negative");
+}
+
+RunReport Session::preview(int64_t height, int64_t width) const {
+  if (height < 1 || width < 1) throw std::invalid_argument("session: the picture is empty");
+  const Layout layout = make_layout(*plan_, height, width, threads_, memory_);
+  return {0, static_cast<int64_t>(layout.strips.size()), layout.band,
+          layout.arena_floats * static_cast<int64_t>(sizeof(float))};
+}
+
+void Session::prepare(int64_t height, int64_t width) {
+  if (height == height_ && width == width_) return;
+  height_ = width_ = -1;  // stays so if what follows throws
+  layout_ = make_layout(*plan_, height, width, threads_, memory_);
+  if (layout_.arena_floats > arena_.size() || layout_.arena_floats < arena_.size() / 4) {
+    arena_ = Buffer<float>();
+    arena_ = Buffer<float>(layout_.arena_floats);
+  }
+  // Padding channels are multiplied by zero weights: they may hold anything but NaN.
+  std::fill_n(arena_.data(), layout_.arena_floats, 0.0f);
+  int64_t most = 0;  // rows that one step of any node reads
+  for (size_t n = 0; n < plan_->size(); ++n) most = std::max(most, layout_.ring_rows[n]);
+  in_pointers_.reserve(static_cast<size_t>(2 * most + 256));
+  residual_pointers_.reserve(static_cast<size_t>(most));
+  out_pointers_.reserve(static_cast<size_t>(most));
+  height_ = height;
+  width_ = width;
+}
+
+RunReport Session::run(const Picture& picture, const RunOptions& options) {
+  const Graph& graph = plan_->graph();
+  if (picture.height < 1 || picture.width < 1) throw std::invalid_argument("session: the picture is empty");
+  if (picture.channels != graph.channels() && picture.channels != 1)
+    throw std::invalid_argument("session: the model takes " + std::to_string(graph.channels()) +
+                                " channels, the picture has " + std::to_string(picture.channels));
+  const int64_t row_bytes = checked_product(picture.width, picture.channels, pixel_bytes(picture.type));
+  if (picture.in_row_bytes < row_bytes || picture.out_row_bytes < row_bytes)
+    throw std::invalid_argument("session: a row of the picture is shorter than its pixels");
+  checked_product(picture.height, std::max(picture.in_row_bytes, picture.out_row_bytes));
+  if (graph.takes_sigma() != options.sigma.has_value())
+    throw std::invalid_argument(graph.takes_sigma() ? "session: this model needs sigma"
+                                                    : "session: this model takes no sigma");
+  if (options.sigma && !(*options.sigma >= 0 && std::isfinite(*options.sigma)))
+    throw std::invalid_argument("session: sigma must be finite and not negative");
+  if (!std::isfinite(options.strength)) throw std::invalid_argument("session: strength must be finite");
+
+  std::lock_guard<std::mutex> lock(running_);
+  prepare(picture.height, picture.width);
+  RunReport report{0, static_cast<int64_t>(layout_.strips.size()), layout_.band, arena_.bytes()};
+  for (size_t s = 0; s < layout_.strips.size(); ++s)
+    run_strip(layout_.strips[s], picture, options, static_cast<int64_t>(s), report);
+  return report;
+}
+
+void Session::run_strip(const Strip& strip, const Picture& picture, const RunOptions& options, int64_t strip_number,
+                        RunReport& report) {
+  const size_t output = static_cast<size_t>(plan_->graph().output());
+  std::vector<int64_t> rows(plan_->size(), 0);
+  for (size_t n = 0; n < plan_->size(); ++n)
+    if (plan_->node(n).op == Op::sigma_plane)
+      std::fill_n(row(n, 0), strip.columns[n].size() * plan_->step(n).pitch,
+                  options.sigma.value_or(0.0f) * plan_->node(n).sigma_scale);
+  while (rows[output] < layout_.height) {
+    const int64_t written = rows[output];
+    for (size_t n = 0; n < plan_->size(); ++n) {
+      const int64_t next = next_rows(*plan_, n, rows, layout_.height, layout_.band);
+      if (next == rows[n]) continue;
+      if (plan_->node(n).op == Op::input)
+        read_rows(strip, picture, rows[n], next);
+      else
+        compute(strip, n, rows[n], next);
+      rows[n] = next;
+    }
+    report.non_finite += write_rows(strip, picture, options, written, rows[output]);
+    const double share = (static_cast<double>(strip_number) + static_cast<double>(rows[output]) /
+                                                                  static_cast<double>(layout_.height)) /
+                         static_cast<double>(layout_.strips.size());
+    if (options.progress && !options.progress(share)) throw Cancelled();
+  }
+}
+
+float* Session::row(size_t n, int64_t y) {
+  return arena_.data() + layout_.ring_offset[n] + y % layout_.ring_rows[n] * layout_.ring_row_floats[n];
+}
+
+void Session::for_rows(int64_t begin, int64_t end, int64_t floats_per_row, const std::function<void(int64_t)>& body) {
+  const int threads = (end - begin) * floats_per_row < kFloatsWorthAThread ? 1 : threads_;
+  parallel_for(end - begin, threads, [&](int64_t i, int) { body(begin + i); });
+}
+
+void Session::read_rows(const Strip& strip, const Picture& picture, int64_t begin, int64_t end) {
+  const int64_t channels = plan_->node(0).channels, pitch = plan_->step(0).pitch;
+  const Interval columns = strip.columns[0];
+  const int64_t inside = std::min(columns.end, picture.width);  // columns beyond repeat the picture's last one
+  ConvertInFn* convert = get_convert_in(picture.type, plan_->isa());
+  const int64_t pixel = picture.channels * pixel_bytes(picture.type);
+  for_rows(begin, end, columns.size() * pitch, [&](int64_t y) {
+    const char* source = static_cast<const char*>(picture.in) + std::min(y, picture.height - 1) * picture.in_row_bytes;
+    float* target = row(0, y);
+    if (inside > columns.begin)
+      convert(source + columns.begin * pixel, picture.channels, target, channels, pitch, inside - columns.begin);
+    for (int64_t x = std::max(inside, columns.begin); x < columns.end; ++x)
+      convert(source + (picture.width - 1) * pixel, picture.channels, target + (x - columns.begin) * pitch, channels,
+              pitch, 1);
+  });
+}
+
+int64_t Session::write_rows(const Strip& strip, const Picture& picture, const RunOptions& options, int64_t begin,
+                            int64_t end) {
+  const size_t output = static_cast<size_t>(plan_->graph().output());
+  const int64_t pitch = plan_->step(output).pitch, channels = plan_->node(output).channels;
+  const int64_t last = std::min(strip.core.end, picture.width);
+  const int64_t pixel = picture.channels * pixel_bytes(picture.type);
+  ConvertOutFn* convert = get_convert_out(picture.type, plan_->isa());
+  std::atomic<int64_t> non_finite{0};
+  if (last <= strip.core.begin) return 0;
+  for_rows(begin, std::min(end, picture.height), (last - strip.core.begin) * pitch, [&](int64_t y) {
+    const int64_t offset = strip.core.begin * pixel;
+    non_finite += convert(row(output, y) + (strip.core.begin - strip.columns[output].begin) * pitch, pitch, channels,
+                          static_cast<const char*>(picture.in) + y * picture.in_row_bytes + offset,
+                          static_cast<char*>(picture.out) + y * picture.out_row_bytes + offset, picture.channels,
+                          last - strip.core.begin, options.strength, options.clip);
+  });
+  return non_finite;
+}
+
+void Session::compute(const Strip& strip, size_t n, int64_t begin, int64_t end) {
+  const Node& node = plan_->node(n);
+  const Interval columns = strip.columns[n];
+  if (columns.empty()) return;
+  const int64_t pitch = plan_->step(n).pitch, width = columns.size();
+  const auto source = [&](size_t which, int64_t y, int64_t x) {  // pixel x of a row of an input
+    const size_t input = static_cast<size_t>(node.inputs[which]);
+    return row(input, y) + (x - strip.columns[input].begin) * plan_->step(input).pitch;
+  };
+  const auto source_pitch = [&](size_t which) { return plan_->step(static_cast<size_t>(node.inputs[which])).pitch; };
+  const int64_t r = node.factor;
+  switch (node.op) {
+    case Op::conv2d: convolve(strip, n, begin, end); break;
+    case Op::conv_transpose2d: transpose_convolve(strip, n, begin, end); break;
+    case Op::pixel_shuffle:
+      for_rows(begin / r, end / r, width * pitch * r, [&](int64_t y) {
+        float* out[16];
+        for (int64_t a = 0; a < r; ++a) out[a] = row(n, y * r + a);
+        pixel_shuffle_row(source(0, y, columns.begin / r), source_pitch(0), out, pitch, node.channels, r, width / r);
+      });
+      break;
+    case Op::pixel_unshuffle:
+      for_rows(begin, end, width * pitch, [&](int64_t y) {
+        const float* in[16];
+        for (int64_t a = 0; a < r; ++a) in[a] = source(0, y * r + a, columns.begin * r);
+        pixel_unshuffle_row(in, source_pitch(0), row(n, y), pitch, node.channels / (r * r), r, width);
+      });
+      break;
+    case Op::concat:
+      for_rows(begin, end, width * pitch, [&](int64_t y) {
+        int64_t first = 0;
+        for (size_t i = 0; i < node.inputs.size(); ++i) {
+          const int64_t channels = plan_->node(static_cast<size_t>(node.inputs[i])).channels;
+          const float* in = source(i, y, columns.begin);
+          float* out = row(n, y) + first;
+          for (int64_t x = 0; x < width; ++x)
+            std::memcpy(out + x * pitch, in + x * source_pitch(i), static_cast<size_t>(channels) * sizeof(float));
+          first += channels;
+        }
+        for (int64_t x = 0; x < width; ++x)
+          std::fill(row(n, y) + x * pitch + first, row(n, y) + (x + 1) * pitch, 0.0f);
+      });
+      break;
+    case Op::add:
+      for_rows(begin, end, width * pitch, [&](int64_t y) {
+        const float *a = source(0, y, columns.begin), *b = source(1, y, columns.begin);
+        const int64_t pitch_a = source_pitch(0), pitch_b = source_pitch(1);
+        float* out = row(n, y);
+        for (int64_t x = 0; x < width; ++x) {
+          for (int64_t c = 0; c < node.channels; ++c)
+            out[x * pitch + c] = node.scale_a * a[x * pitch_a + c] + node.scale_b * b[x * pitch_b + c];
+          for (int64_t c = node.channels; c < pitch; ++c) out[x * pitch + c] = 0.0f;
+        }
+      });
+      break;
+    case Op::input:
+    case Op::sigma_plane: break;
+  }
+}
+
+// Pointers to rows [first, first + count) of a node; null outside of the image.
+const float* const* Session::input_rows(const Strip& strip, size_t input, int64_t first, int64_t count) {
+  const int64_t height = layout_.height / plan_->node(input).stride;
+  in_pointers_.clear();
+  for (int64_t y = first; y < first + count; ++y)
+    in_pointers_.push_back(y < 0 || y >= height || strip.columns[input].empty() ? nullptr : row(input, y));
+  return in_pointers_.data();
+}
+
+void Session::convolve(const Strip& strip, size_t n, int64_t begin, int64_t end) {
+  const Node& node = plan_->node(n);
+  const Step& step = plan_->step(n);
+  const size_t input = static_cast<size_t>(node.inputs[0]);
+  const Interval columns = strip.columns[n];
+  const int64_t count = round_up(end - begin, step.row_grid);
+  ConvBand band;
+  band.in = input_rows(strip, input, begin * node.conv.stride_h - node.conv.pad_top,
+                       (count - 1) * node.conv.stride_h + kernel_side(node.conv, Axis::rows));
+  band.in_begin = strip.columns[input].begin;
+  band.in_end = strip.columns[input].end;
+  band.in_pitch = plan_->step(input).pitch;
+  out_pointers_.clear();
+  residual_pointers_.clear();
+  for (int64_t y = begin; y < end; ++y) out_pointers_.push_back(row(n, y));
+  band.out = out_pointers_.data();
+  band.out_begin = columns.begin;
+  band.out_pitch = step.pitch;
+  if (node.inputs.size() > 1) {
+    const size_t residual = static_cast<size_t>(node.inputs[1]);
+    for (int64_t y = begin; y < end; ++y) residual_pointers_.push_back(row(residual, y));
+    band.residual = residual_pointers_.data();
+    band.residual_begin = strip.columns[residual].begin;
+    band.residual_pitch = plan_->step(residual).pitch;
+  }
+  band.rows = end - begin;
+  band.x_begin = columns.begin;
+  band.x_end = columns.end;
+  run_bands(step.convs[0], band, step.row_grid);
+}
+
+void Session::transpose_convolve(const Strip& strip, size_t n, int64_t begin, int64_t end) {
+  const Node& node = plan_->node(n);
+  const Step& step = plan_->step(n);
+  const size_t input = static_cast<size_t>(node.inputs[0]);
+  const Interval columns = strip.columns[n];
+  const int64_t stride = node.conv.stride_h, first = begin / stride, cells = (end - begin) / stride;
+  for (int64_t a = 0; a < stride; ++a)
+    for (int64_t b = 0; b < stride; ++b) {
+      const PackedConv& conv = step.convs[static_cast<size_t>(a * stride + b)];
+      ConvBand band;  // in cells: an output pixel of this phase is every stride-th pixel of every stride-th row
+      band.in = input_rows(strip, input, first - conv.spec.pad_top, cells - 1 + conv.spec.kernel_h);
+      band.in_begin = strip.columns[input].begin;
+      band.in_end = strip.columns[input].end;
+      band.in_pitch = plan_->step(input).pitch;
+      out_pointers_.clear();
+      residual_pointers_.clear();
+      for (int64_t y = begin + a; y < end; y += stride) out_pointers_.push_back(row(n, y) + b * step.pitch);
+      band.out = out_pointers_.data();
+      band.out_begin = columns.begin / stride;
+      band.out_pitch = stride * step.pitch;
+      if (node.inputs.size() > 1) {
+        const size_t residual = static_cast<size_t>(node.inputs[1]);
+        const int64_t pitch = plan_->step(residual).pitch;
+        const int64_t offset = (columns.begin + b - strip.columns[residual].begin) * pitch;
+        for (int64_t y = begin + a; y < end; y += stride) residual_pointers_.push_back(row(residual, y) + offset);
+        band.residual = residual_pointers_.data();
+        band.residual_begin = columns.begin / stride;
+        band.residual_pitch = stride * pitch;
+      }
+      band.rows = cells;
+      band.x_begin = columns.begin / stride;
+      band.x_end = columns.end / stride;
+      run_bands(conv, band, 1);
+    }
+}
+
+// Divides a band among the threads by rows (in multiples of row_grid) and, when those are few, by columns.
+void Session::run_bands(const PackedConv& conv, const ConvBand& whole, int64_t row_grid) {
+  const auto workspace = [&](int thread) {
+    return arena_.data() + layout_.workspace_offset + thread * round_up(plan_->workspace_floats(), 16);
+  };
+  if (threads_ == 1) {
+    conv.run(conv, whole, workspace(0));
+    return;
+  }
+  const int64_t parts = threads_ * kPartsPerThread;
+  const int64_t row_units = ceil_div(whole.rows, row_grid);
+  const int64_t rows = ceil_div(row_units, std::min(parts, row_units)) * row_grid;
+  const int64_t row_parts = ceil_div(whole.rows, rows);
+  const int64_t width = whole.x_end - whole.x_begin;
+  const int64_t columns =
+      std::max(kFewestColumns, round_up(ceil_div(width, ceil_div(parts, row_parts)), kFewestColumns));
+  const int64_t column_parts = ceil_div(width, columns);
+  parallel_for(row_parts * column_parts, threads_, [&](int64_t i, int thread) {
+    const int64_t y = i / column_parts * rows, x = whole.x_begin + i % column_parts * columns;
+    ConvBand band = whole;
+    band.in += y * conv.spec.stride_h;
+    band.out += y;
+    if (band.residual != nullptr) band.residual += y;
+    band.rows = std::min(rows, whole.rows - y);
+    band.x_begin = x;
+    band.x_end = std::min(x + columns, whole.x_end);
+    conv.run(conv, band, workspace(thread));
+  });
+}
+
+}  // namespace fr

@@ -1,0 +1,86 @@
+// Runs a plan on pictures. A session keeps its working memory between runs; runs of one session follow one
+// another, sessions of one plan are independent.
+#pragma once
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <vector>
+
+#include "base/buffer.h"
+#include "engine/layout.h"
+#include "engine/plan.h"
+#include "kernels/convert/convert.h"
+
+namespace fr {
+
+struct Picture {
+  const void* in = nullptr;
+  void* out = nullptr;  // of the input's shape and type; must not overlap it
+  Pixel type = Pixel::f32;
+  int64_t height = 0, width = 0, channels = 0;
+  int64_t in_row_bytes = 0, out_row_bytes = 0;
+};
+
+struct RunOptions {
+  std::optional<float> sigma;  // in 0-255 units; given if and only if the graph takes it
+  float strength = 1.0f;
+  bool clip = true;
+  std::function<bool(double)> progress;  // called with the share done after each band; false cancels
+};
+
+struct RunReport {
+  int64_t non_finite = 0;  // output values that were NaN or infinite before conversion
+  int64_t strips = 0;
+  int64_t band = 0;
+  int64_t working_bytes = 0;
+};
+
+class Cancelled : public std::runtime_error {
+ public:
+  Cancelled() : std::runtime_error("cancelled") {}
+};
+
+class Session {
+ public:
+  // threads >= 1; memory: bytes that rings and workspaces may take (packed weights are the plan's, not counted).
+  Session(std::shared_ptr<const Plan> plan, int threads, int64_t memory);
+
+  // Throws std::invalid_argument for a picture or options that do not fit the plan, MemoryBudgetExceeded,
+  // Cancelled, std::bad_alloc. After an exception the output's content is undefined.
+  RunReport run(const Picture& picture, const RunOptions& options);
+
+  // What a run of this size would take, without running.
+  RunReport preview(int64_t height, int64_t width) const;
+
+  const Plan& plan() const { return *plan_; }
+  int threads() const { return threads_; }
+  int64_t memory() const { return memory_; }
+
+ private:
+  void prepare(int64_t height, int64_t width);
+  void run_strip(const Strip& strip, const Picture& picture, const RunOptions& options, int64_t strip_number,
+                 RunReport& report);
+  void read_rows(const Strip& strip, const Picture& picture, int64_t begin, int64_t end);
+  int64_t write_rows(const Strip& strip, const Picture& picture, const RunOptions& options, int64_t begin,
+                     int64_t end);
+  void compute(const Strip& strip, size_t n, int64_t begin, int64_t end);
+  void convolve(const Strip& strip, size_t n, int64_t begin, int64_t end);
+  void transpose_convolve(const Strip& strip, size_t n, int64_t begin, int64_t end);
+  void run_bands(const PackedConv& conv, const ConvBand& whole, int64_t row_grid);
+  void for_rows(int64_t begin, int64_t end, int64_t floats_per_row, const std::function<void(int64_t)>& body);
+  float* row(size_t n, int64_t y);
+  const float* const* input_rows(const Strip& strip, size_t input, int64_t first, int64_t count);
+
+  std::shared_ptr<const Plan> plan_;
+  int threads_;
+  int64_t memory_;
+  std::mutex running_;
+  int64_t height_ = -1, width_ = -1;  // the size that layout_ and arena_ are for
+  Layout layout_;
+  Buffer<float> arena_;
+  std::vector<const float*> in_pointers_, residual_pointers_;
+  std::vector<float*> out_pointers_;
+};
+
+}  // namespace fr

@@ -1,0 +1,278 @@
+#include "graph/graph.h"
+
+#include <algorithm>
+#include <numeric>
+#include <stdexcept>
+
+namespace fr {
+namespace {
+
+constexpr int64_t kMaxChannels = 1 << 16;
+constexpr int64_t kMaxKernel = 64;
+constexpr int64_t kMaxStride = 1 << 10;
+
+void require(bool fine, const std::string& message) {
+  if (!fine) throw std::invalid_argument(message);
+}
+
+std::string pair(int64_t a, int64_t b) { return std::to_string(a) + " and " + std::to_string(b); }
+
+int64_t ceil_div_signed(int64_t a, int64_t b) { return -floor_div(-a, b); }
+
+void check_spec(const ConvSpec& spec, const char* op) {
+  const std::string name = op;
+  require(spec.in_channels >= 1 && spec.out_channels >= 1 && spec.in_channels <= kMaxChannels &&
+              spec.out_channels <= kMaxChannels,
+          name + ": channels out of range: " + pair(spec.in_channels, spec.out_channels));
+  for (int64_t kernel : {spec.kernel_h, spec.kernel_w})
+    require(kernel >= 1 && kernel <= kMaxKernel, name + ": kernel side out of range: " + std::to_string(kernel));
+  for (int64_t dilation : {spec.dilation_h, spec.dilation_w})
+    require(dilation >= 1 && dilation <= kMaxKernel, name + ": dilation out of range: " + std::to_string(dilation));
+  require(spec.stride_h == spec.stride_w && spec.stride_h >= 1 && spec.stride_h <= 16,
+          name + ": strides must be equal and within 1 to 16, got " + pair(spec.stride_h, spec.stride_w));
+  require(spec.groups >= 1 && spec.in_channels % spec.groups == 0 && spec.out_channels % spec.groups == 0,
+          name + ": channels must be multiples of the groups, got " + pair(spec.in_channels, spec.out_channels) +
+              " for " + std::to_string(spec.groups));
+  require(spec.pad_top >= 0 && spec.pad_left >= 0, name + ": negative padding");
+}
+
+}  // namespace
+
+Interval hull(Interval a, Interval b) {
+  if (a.empty()) return b;
+  if (b.empty()) return a;
+  return {std::min(a.begin, b.begin), std::max(a.end, b.end)};
+}
+
+const char* op_name(Op op) {
+  switch (op) {
+    case Op::input: return "input";
+    case Op::sigma_plane: return "sigma_plane";
+    case Op::conv2d: return "conv2d";
+    case Op::conv_transpose2d: return "conv_transpose2d";
+    case Op::pixel_shuffle: return "pixel_shuffle";
+    case Op::pixel_unshuffle: return "pixel_unshuffle";
+    case Op::concat: return "concat";
+    case Op::add: return "add";
+  }
+  return "";
+}
+
+Activation parse_activation(const std::string& name) {
+  if (name == "none") return Activation::none;
+  if (name == "relu") return Activation::relu;
+  if (name == "leaky_relu") return Activation::leaky_relu;
+  throw std::invalid_argument("unknown activation '" + name + "': use none, relu or leaky_relu");
+}
+
+const Node& Graph::at(int node) const {
+  require(node >= 0 && node < static_cast<int>(nodes_.size()), "graph: there is no node " + std::to_string(node));
+  return nodes_[static_cast<size_t>(node)];
+}
+
+int Graph::append(Node node) {
+  for (int input : node.inputs) at(input);
+  nodes_.push_back(std::move(node));
+  return static_cast<int>(nodes_.size()) - 1;
+}
+
+int Graph::input(int64_t channels) {
+  require(nodes_.empty(), "graph: the input must be the first node, and the only one");
+  require(channels >= 1 && channels <= kMaxChannels, "input: channels out of range: " + std::to_string(channels));
+  Node node;
+  node.op = Op::input;
+  node.channels = channels;
+  return append(std::move(node));
+}
+
+int Graph::sigma_plane(int like, float scale) {
+  Node node;
+  node.op = Op::sigma_plane;
+  node.inputs = {like};
+  node.channels = 1;
+  node.stride = at(like).stride;
+  node.sigma_scale = scale;
+  return append(std::move(node));
+}
+
+int Graph::conv2d(int x, ConvSpec spec, std::vector<float> weight, std::vector<float> bias, int residual) {
+  const Node& source = at(x);
+  check_spec(spec, "conv2d");
+  require(spec.in_channels == source.channels,
+          "conv2d: input has and weight wants channels: " + pair(source.channels, spec.in_channels));
+  require(static_cast<int64_t>(weight.size()) ==
+              checked_product(spec.out_channels, spec.in_channels / spec.groups, spec.kernel_h, spec.kernel_w),
+          "conv2d: the weight's size does not match its shape");
+  require(bias.empty() || static_cast<int64_t>(bias.size()) == spec.out_channels, "conv2d: one bias per channel");
+  Node node;
+  node.op = Op::conv2d;
+  node.inputs = {x};
+  node.channels = spec.out_channels;
+  node.stride = source.stride * spec.stride_h;
+  require(node.stride <= kMaxStride, "conv2d: total stride exceeds " + std::to_string(kMaxStride));
+  require((residual >= 0) == (spec.residual != Residual::none), "conv2d: residual and its mode do not agree");
+  if (residual >= 0) {
+    const Node& other = at(residual);
+    require(other.channels == node.channels && other.stride == node.stride,
+            "conv2d: the residual has another shape than the result");
+    node.inputs.push_back(residual);
+  }
+  node.conv = spec;
+  node.weight = std::move(weight);
+  node.bias = std::move(bias);
+  return append(std::move(node));
+}
+
+int Graph::conv_transpose2d(int x, ConvSpec spec, std::vector<float> weight, std::vector<float> bias, int residual) {
+  const Node& source = at(x);
+  check_spec(spec, "conv_transpose2d");
+  require(spec.groups == 1 && spec.dilation_h == 1 && spec.dilation_w == 1,
+          "conv_transpose2d: groups and dilation are not supported");
+  require(spec.in_channels == source.channels,
+          "conv_transpose2d: input has and weight wants channels: " + pair(source.channels, spec.in_channels));
+  require(static_cast<int64_t>(weight.size()) ==
+              checked_product(spec.in_channels, spec.out_channels, spec.kernel_h, spec.kernel_w),
+          "conv_transpose2d: the weight's size does not match its shape");
+  require(bias.empty() || static_cast<int64_t>(bias.size()) == spec.out_channels,
+          "conv_transpose2d: one bias per channel");
+  require(source.stride % spec.stride_h == 0, "conv_transpose2d: would make an image larger than the input");
+  Node node;
+  node.op = Op::conv_transpose2d;
+  node.inputs = {x};
+  node.channels = spec.out_channels;
+  node.stride = source.stride / spec.stride_h;
+  require((residual >= 0) == (spec.residual != Residual::none),
+          "conv_transpose2d: residual and its mode do not agree");
+  if (residual >= 0) {
+    const Node& other = at(residual);
+    require(other.channels == node.channels && other.stride == node.stride,
+            "conv_transpose2d: the residual has another shape than the result");
+    node.inputs.push_back(residual);
+  }
+  node.conv = spec;
+  node.weight = std::move(weight);
+  node.bias = std::move(bias);
+  return append(std::move(node));
+}
+
+int Graph::pixel_shuffle(int x, int64_t factor) {
+  const Node& source = at(x);
+  require(factor >= 1 && factor <= 16 && source.channels % (factor * factor) == 0 && source.stride % factor == 0,
+          "pixel_shuffle: factor " + std::to_string(factor) + " fits neither " + std::to_string(source.channels) +
+              " channels nor a stride of " + std::to_string(source.stride));
+  Node node;
+  node.op = Op::pixel_shuffle;
+  node.inputs = {x};
+  node.channels = source.channels / (factor * factor);
+  node.stride = source.stride / factor;
+  node.factor = factor;
+  return append(std::move(node));
+}
+
+int Graph::pixel_unshuffle(int x, int64_t factor) {
+  const Node& source = at(x);
+  require(factor >= 1 && factor <= 16 && source.stride * factor <= kMaxStride &&
+              source.channels * factor * factor <= kMaxChannels,
+          "pixel_unshuffle: factor out of range: " + std::to_string(factor));
+  Node node;
+  node.op = Op::pixel_unshuffle;
+  node.inputs = {x};
+  node.channels = source.channels * factor * factor;
+  node.stride = source.stride * factor;
+  node.factor = factor;
+  return append(std::move(node));
+}
+
+int Graph::concat(const std::vector<int>& parts) {
+  require(!parts.empty(), "concat: nothing to join");
+  Node node;
+  node.op = Op::concat;
+  node.inputs = parts;
+  node.stride = at(parts[0]).stride;
+  for (int part : parts) {
+    require(at(part).stride == node.stride, "concat: parts of different sizes");
+    node.channels += at(part).channels;
+  }
+  require(node.channels <= kMaxChannels, "concat: too many channels");
+  return append(std::move(node));
+}
+
+int Graph::add(int a, int b, float scale_a, float scale_b) {
+  require(at(a).channels == at(b).channels && at(a).stride == at(b).stride, "add: operands of different shapes");
+  Node node;
+  node.op = Op::add;
+  node.inputs = {a, b};
+  node.channels = at(a).channels;
+  node.stride = at(a).stride;
+  node.scale_a = scale_a;
+  node.scale_b = scale_b;
+  return append(std::move(node));
+}
+
+void Graph::set_output(int node) {
+  require(at(node).stride == 1 && at(node).channels == channels(),
+          "graph: the output must have the input's size and channels");
+  output_ = node;
+}
+
+bool Graph::takes_sigma() const {
+  return std::any_of(nodes_.begin(), nodes_.end(), [](const Node& n) { return n.op == Op::sigma_plane; });
+}
+
+int64_t Graph::channels() const { return at(0).channels; }
+
+int64_t Graph::multiple_of() const {
+  int64_t multiple = 1;
+  for (const Node& node : nodes_) multiple = std::lcm(multiple, node.stride);
+  return multiple;
+}
+
+int64_t Graph::halo() const {
+  require(output_ >= 0, "graph: no output was set");
+  // The reach depends on where the output pixel stands on the grid of the strides: take the worst of one period.
+  const int64_t period = multiple_of();
+  int64_t reach = 0;
+  for (Axis axis : {Axis::rows, Axis::columns})
+    for (int64_t x = 0; x < period; ++x) {
+      std::vector<Interval> wanted(nodes_.size());
+      wanted[static_cast<size_t>(output_)] = {x, x + 1};
+      for (size_t n = nodes_.size(); n-- > 1;)
+        for (size_t i = 0; i < nodes_[n].inputs.size(); ++i) {
+          Interval& input = wanted[static_cast<size_t>(nodes_[n].inputs[i])];
+          input = hull(input, needed(nodes_[n], i, wanted[n], axis));
+        }
+      if (!wanted[0].empty()) reach = std::max({reach, x - wanted[0].begin, wanted[0].end - 1 - x});
+    }
+  return reach;
+}
+
+int64_t floor_div(int64_t a, int64_t b) { return a >= 0 ? a / b : -((-a + b - 1) / b); }
+
+Interval needed(const Node& node, size_t which, Interval output, Axis axis) {
+  if (output.empty()) return {};
+  if (is_residual(node, which)) return output;
+  const int64_t side = kernel_side(node.conv, axis), pad = padding(node.conv, axis), stride = node.conv.stride_h;
+  switch (node.op) {
+    case Op::conv2d:
+      return {output.begin * stride - pad, (output.end - 1) * stride - pad + side};
+    case Op::conv_transpose2d:  // input i meets output x where k = x - i * stride + pad lies in the kernel
+      return {ceil_div_signed(output.begin + pad - (side - 1), stride), floor_div(output.end - 1 + pad, stride) + 1};
+    case Op::pixel_shuffle:
+      return {floor_div(output.begin, node.factor), ceil_div_signed(output.end, node.factor)};
+    case Op::pixel_unshuffle: return {output.begin * node.factor, output.end * node.factor};
+    case Op::sigma_plane: return {};  // takes only the size
+    case Op::input: return {};
+    case Op::concat:
+    case Op::add: return output;
+  }
+  return output;
+}
+
+Phase transposed_phase(int64_t kernel, int64_t stride, int64_t padding, int64_t phase) {
+  // Output stride * q + phase meets input q + offset with tap k = phase + padding - stride * offset.
+  const int64_t first_tap = (phase + padding) % stride;
+  if (first_tap >= kernel) return {};
+  return {first_tap, (phase + padding - first_tap) / stride, (kernel - 1 - first_tap) / stride + 1};
+}
+
+}  // namespace fr

@@ -1,0 +1,97 @@
+// What to compute: a list of operators on NHWC images. Knows no device, no instruction set, no image size.
+//
+// Every node is an image whose sides are those of the input divided by the node's stride; the input's sides are
+// multiples of multiple_of(). Nodes stand in the order of computation.
+#pragma once
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "kernels/conv2d/conv2d.h"
+
+namespace fr {
+
+enum class Op { input, sigma_plane, conv2d, conv_transpose2d, pixel_shuffle, pixel_unshuffle, concat, add };
+
+const char* op_name(Op op);
+Activation parse_activation(const std::string& name);  // throws std::invalid_argument for an unknown name
+
+struct Node {
+  Op op = Op::input;
+  std::vector<int> inputs;  // node numbers, all smaller than this node's own
+  int64_t channels = 0;
+  int64_t stride = 1;  // input pixels per pixel of this node, each way
+
+  // conv2d, conv_transpose2d: the residual, if any, is the last input. For a transposed convolution the spec's
+  // kernel, stride and padding are those of the transposed one, and weight is [in][out][kh][kw].
+  ConvSpec conv;
+  std::vector<float> weight;  // conv2d: [out][in / groups][kh][kw]
+  std::vector<float> bias;    // [out], or empty
+
+  int64_t factor = 1;                   // pixel_shuffle, pixel_unshuffle
+  float scale_a = 1.0f, scale_b = 1.0f;  // add: scale_a * inputs[0] + scale_b * inputs[1]
+  float sigma_scale = 1.0f;             // sigma_plane: the plane holds sigma * sigma_scale
+};
+
+class Graph {
+ public:
+  // Each returns the new node's number and throws std::invalid_argument, saying what does not fit, otherwise.
+  int input(int64_t channels);
+  int sigma_plane(int like, float scale);
+  int conv2d(int x, ConvSpec spec, std::vector<float> weight, std::vector<float> bias, int residual = -1);
+  int conv_transpose2d(int x, ConvSpec spec, std::vector<float> weight, std::vector<float> bias, int residual = -1);
+  int pixel_shuffle(int x, int64_t factor);
+  int pixel_unshuffle(int x, int64_t factor);
+  int concat(const std::vector<int>& parts);
+  int add(int a, int b, float scale_a, float scale_b);
+  void set_output(int node);  // must have the input's size and channels
+
+  const std::vector<Node>& nodes() const { return nodes_; }
+  int output() const { return output_; }
+  bool takes_sigma() const;
+  int64_t channels() const;     // of input and output
+  int64_t multiple_of() const;  // least common multiple of the strides
+  int64_t halo() const;         // the furthest that an output pixel looks, in input pixels, each way
+
+ private:
+  const Node& at(int node) const;
+  int append(Node node);
+
+  std::vector<Node> nodes_;
+  int output_ = -1;
+};
+
+// Columns (or rows) [begin, end) of a node.
+struct Interval {
+  int64_t begin = 0, end = 0;
+  int64_t size() const { return end - begin; }
+  bool empty() const { return end <= begin; }
+};
+
+Interval hull(Interval a, Interval b);  // the smallest that holds both
+
+enum class Axis { rows, columns };
+
+// What output [begin, end) of a node needs of input number `which`, by the mathematics alone; not clipped to the image.
+Interval needed(const Node& node, size_t which, Interval output, Axis axis);
+
+inline int64_t kernel_side(const ConvSpec& spec, Axis axis) {  // dilation included
+  return axis == Axis::rows ? (spec.kernel_h - 1) * spec.dilation_h + 1 : (spec.kernel_w - 1) * spec.dilation_w + 1;
+}
+inline int64_t padding(const ConvSpec& spec, Axis axis) { return axis == Axis::rows ? spec.pad_top : spec.pad_left; }
+
+int64_t floor_div(int64_t a, int64_t b);  // rounds towards minus infinity, unlike a / b
+
+// Whether input `which` of a node is the residual of its epilogue.
+inline bool is_residual(const Node& node, size_t which) {
+  return which == 1 && (node.op == Op::conv2d || node.op == Op::conv_transpose2d);
+}
+
+// A transposed convolution of stride s is s * s ordinary ones, one for each phase of the output grid. Along one
+// axis, phase a takes the kernel taps k = first_tap + s * j at input offsets first_offset - j, j in [0, taps).
+struct Phase {
+  int64_t first_tap = 0, first_offset = 0, taps = 0;
+};
+Phase transposed_phase(int64_t kernel, int64_t stride, int64_t padding, int64_t phase);
+
+}  // namespace fr

@@ -1,0 +1,198 @@
+// Graph, Plan and Session for fastrestore/engine.py: checks, releases the GIL, calls.
+#include <pybind11/functional.h>
+#include <pybind11/numpy.h>
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include "base/parallel.h"
+#include "engine/session.h"
+
+namespace py = pybind11;
+using namespace pybind11::literals;
+
+namespace fr {
+namespace {
+
+using Floats = py::array_t<float, py::array::c_style>;
+
+std::vector<float> to_vector(const std::optional<Floats>& array) {
+  if (!array) return {};
+  return {array->data(), array->data() + array->size()};
+}
+
+Residual residual_mode(int node, bool first) {
+  if (node < 0) return Residual::none;
+  return first ? Residual::before_activation : Residual::after_scale;
+}
+
+ConvSpec make_spec(const Floats& weight, bool transposed, int64_t stride, std::pair<int64_t, int64_t> padding,
+                   int64_t dilation, int64_t groups, const std::string& activation, float slope, float scale,
+                   int residual, bool residual_first) {
+  if (weight.ndim() != 4) throw py::value_error("weight must have 4 dimensions, got " + std::to_string(weight.ndim()));
+  ConvSpec spec;
+  spec.out_channels = transposed ? weight.shape(1) : weight.shape(0);
+  spec.in_channels = transposed ? weight.shape(0) : weight.shape(1) * groups;
+  spec.kernel_h = weight.shape(2);
+  spec.kernel_w = weight.shape(3);
+  spec.stride_h = spec.stride_w = stride;
+  spec.pad_top = padding.first;
+  spec.pad_left = padding.second;
+  spec.dilation_h = spec.dilation_w = dilation;
+  spec.groups = groups;
+  spec.activation = parse_activation(activation);
+  spec.slope = slope;
+  spec.scale = scale;
+  spec.residual = residual_mode(residual, residual_first);
+  return spec;
+}
+
+Pixel pixel_type(const py::array& image) {
+  if (image.dtype().is(py::dtype::of<uint8_t>())) return Pixel::u8;
+  if (image.dtype().is(py::dtype::of<uint16_t>())) return Pixel::u16;
+  if (image.dtype().is(py::dtype::of<float>())) return Pixel::f32;
+  if (image.dtype().is(py::dtype("float16"))) return Pixel::f16;
+  throw py::type_error("Session.run: image must be uint8, uint16, float16 or float32, got " +
+                       std::string(py::str(image.dtype())));
+}
+
+RunReport run(Session& session, const py::array& image, py::array& out, std::optional<float> sigma, float strength,
+              bool clip, const py::object& progress) {
+  const auto refuse = [](const std::string& what) { throw py::value_error("Session.run: " + what); };
+  if (image.ndim() != 3) refuse("image must be [H, W, C], got " + std::to_string(image.ndim()) + " dimensions");
+  if (out.ndim() != 3 || !out.dtype().is(image.dtype())) refuse("out must have the image's shape and dtype");
+  Picture picture;
+  picture.type = pixel_type(image);
+  const int64_t size = pixel_bytes(picture.type);
+  for (int axis = 0; axis < 3; ++axis)
+    if (image.shape(axis) != out.shape(axis)) refuse("out must have the image's shape");
+  for (const py::array& array : {image, static_cast<const py::array&>(out)})
+    if (array.strides(2) != size || array.strides(1) != size * array.shape(2) || array.strides(0) < 0)
+      refuse("the pixels of a row must be contiguous");
+  picture.in = image.data();
+  picture.out = out.mutable_data();
+  picture.height = image.shape(0);
+  picture.width = image.shape(1);
+  picture.channels = image.shape(2);
+  picture.in_row_bytes = image.strides(0);
+  picture.out_row_bytes = out.strides(0);
+  RunOptions options;
+  options.sigma = sigma;
+  options.strength = strength;
+  options.clip = clip;
+  std::optional<py::error_already_set> raised;
+  options.progress = [&](double share) {
+    py::gil_scoped_acquire acquire;
+    try {
+      if (PyErr_CheckSignals() != 0) throw py::error_already_set();
+      if (!progress.is_none()) progress(share);
+    } catch (py::error_already_set& error) {
+      raised.emplace(error);
+      return false;
+    }
+    return true;
+  };
+  try {
+    py::gil_scoped_release release;
+    return session.run(picture, options);
+  } catch (const Cancelled&) {
+    if (raised) throw *raised;
+    throw;
+  }
+}
+
+}  // namespace
+}  // namespace fr
+
+void bind_engine(py::module_& m) {
+  using namespace fr;
+  static py::exception<MemoryBudgetExceeded> budget(m, "MemoryBudgetExceeded", PyExc_MemoryError);
+  py::register_exception_translator([](std::exception_ptr error) {
+    try {
+      if (error) std::rethrow_exception(error);
+    } catch (const MemoryBudgetExceeded& exceeded) {
+      py::set_error(budget, exceeded.what());
+    }
+  });
+
+  py::class_<Graph>(m, "Graph", "What to compute, built node by node; each method returns the new node's number.")
+      .def(py::init<>())
+      .def("input", &Graph::input, "channels"_a)
+      .def("sigma_plane", &Graph::sigma_plane, "like"_a, "scale"_a)
+      .def(
+          "conv2d",
+          [](Graph& graph, int x, const Floats& weight, const std::optional<Floats>& bias, int64_t stride,
+             std::pair<int64_t, int64_t> padding, int64_t dilation, int64_t groups, const std::string& activation,
+             float slope, float scale, int residual, bool residual_first) {
+            return graph.conv2d(x,
+                                make_spec(weight, false, stride, padding, dilation, groups, activation, slope, scale,
+                                          residual, residual_first),
+                                to_vector(weight), to_vector(bias), residual);
+          },
+          "x"_a, "weight"_a.noconvert(), "bias"_a.noconvert(), "stride"_a, "padding"_a, "dilation"_a, "groups"_a,
+          "activation"_a, "slope"_a, "scale"_a, "residual"_a, "residual_first"_a)
+      .def(
+          "conv_transpose2d",
+          [](Graph& graph, int x, const Floats& weight, const std::optional<Floats>& bias, int64_t stride,
+             std::pair<int64_t, int64_t> padding, const std::string& activation, float slope, float scale,
+             int residual, bool residual_first) {
+            return graph.conv_transpose2d(x,
+                                          make_spec(weight, true, stride, padding, 1, 1, activation, slope, scale,
+                                                    residual, residual_first),
+                                          to_vector(weight), to_vector(bias), residual);
+          },
+          "x"_a, "weight"_a.noconvert(), "bias"_a.noconvert(), "stride"_a, "padding"_a, "activation"_a, "slope"_a,
+          "scale"_a, "residual"_a, "residual_first"_a)
+      .def("pixel_shuffle", &Graph::pixel_shuffle, "x"_a, "factor"_a)
+      .def("pixel_unshuffle", &Graph::pixel_unshuffle, "x"_a, "factor"_a)
+      .def("concat", &Graph::concat, "parts"_a)
+      .def("add", &Graph::add, "a"_a, "b"_a, "scale_a"_a, "scale_b"_a)
+      .def("set_output", &Graph::set_output, "node"_a)
+      .def_property_readonly("channels", &Graph::channels)
+      .def_property_readonly("takes_sigma", &Graph::takes_sigma)
+      .def_property_readonly("multiple_of", &Graph::multiple_of)
+      .def_property_readonly("halo", &Graph::halo);
+
+  py::class_<Plan, std::shared_ptr<Plan>>(m, "Plan", "A graph made ready for one instruction set.")
+      .def(py::init([](const Graph& graph, const std::string& isa) {
+             py::gil_scoped_release release;
+             return std::make_shared<Plan>(graph, isa.empty() ? host_isa() : parse_isa(isa));
+           }),
+           "graph"_a, "isa"_a = "")
+      .def_property_readonly("isa", [](const Plan& plan) { return isa_name(plan.isa()); })
+      .def_property_readonly("grid", &Plan::grid)
+      .def_property_readonly("packed_bytes", &Plan::packed_bytes)
+      .def_property_readonly("steps", [](const Plan& plan) {
+        std::vector<std::tuple<std::string, std::string, int64_t, int64_t>> steps;  // op, kernel, channels, stride
+        for (size_t n = 0; n < plan.size(); ++n) {
+          const Step& step = plan.step(n);
+          steps.emplace_back(op_name(plan.node(n).op), step.convs.empty() ? "" : step.convs[0].variant,
+                             plan.node(n).channels, plan.node(n).stride);
+        }
+        return steps;
+      });
+
+  py::class_<RunReport>(m, "RunReport")
+      .def_readonly("non_finite", &RunReport::non_finite)
+      .def_readonly("strips", &RunReport::strips)
+      .def_readonly("band", &RunReport::band)
+      .def_readonly("working_bytes", &RunReport::working_bytes);
+
+  py::class_<Session>(m, "Session", "Runs a plan; keeps its working memory between runs.")
+      .def(py::init([](std::shared_ptr<Plan> plan, int threads, int64_t memory) {
+             return std::make_unique<Session>(std::move(plan), threads, memory);
+           }),
+           "plan"_a, "threads"_a, "memory"_a)
+      .def("run", &run, "image"_a.noconvert(), "out"_a.noconvert(), "sigma"_a, "strength"_a, "clip"_a, "progress"_a)
+      .def("preview", &Session::preview, "height"_a, "width"_a);
+
+  m.def("hardware_threads", &hardware_threads, "CPUs that this process may run on.");
+  m.def("host_isa", [] { return isa_name(host_isa()); }, "The instruction set in use: the CPU's, or FASTRESTORE_ISA.");
+  m.def("cpu_isa", [] { return isa_name(cpu_isa()); }, "The best instruction set of this CPU.");
+  m.def("built_isas", [] {
+#if FR_X86
+    return std::vector<std::string>{"baseline", "avx2", "avx512"};
+#else
+    return std::vector<std::string>{"baseline"};
+#endif
+  });
+}

@@ -1,0 +1,13 @@
+// fastrestore._C. Import torch first: then both use torch's copy of what they share (see fastrestore/ops).
+#include <pybind11/pybind11.h>
+
+namespace py = pybind11;
+
+void bind_ops(py::module_& m);
+void bind_engine(py::module_& m);
+
+PYBIND11_MODULE(_C, m) {
+  m.doc() = "The C++ core of fastrestore.";
+  bind_ops(m);
+  bind_engine(m);
+}
