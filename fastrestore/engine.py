@@ -1,0 +1,152 @@
+"""compile(module) -> Plan: a PyTorch module turned once into a graph of fused operators that C++ runs.
+
+Which operators are covered stands in lower.py.
+"""
+
+import os
+import platform
+import re
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from fastrestore.errors import MemoryBudgetError, ModelError
+from fastrestore.lower import lower
+from fastrestore.ops import _C  # ops imports torch before _C, so that both share one OpenMP runtime
+
+PRECISIONS = ("float32",)
+DEFAULT_MEMORY = "1GiB"
+
+
+def parse_memory(memory: int | str | None) -> int:
+    """Bytes from an integer or a binary string: "64MiB", "1GiB", "512KiB", "1000"; None is the default of 1 GiB.
+
+    Raises ValueError for anything else.
+    """
+    if memory is None:
+        memory = DEFAULT_MEMORY
+    if isinstance(memory, int) and not isinstance(memory, bool):
+        count, unit = memory, ""
+    else:
+        match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]i?B?|B)?\s*", str(memory), re.IGNORECASE)
+        if match is None:
+            raise ValueError(f"memory must be like 64MiB or 1GiB, got {memory!r}")
+        count, unit = float(match[1]), (match[2] or "").upper()
+    size = int(count * 1024 ** "BKMGT".index((unit or "B")[0]))
+    if not 0 < size < 2**62:
+        raise ValueError(f"memory must be positive, got {memory!r}")
+    return size
+
+
+def build_info() -> dict[str, Any]:
+    """What was built, what this machine has, and what will be used."""
+    return {
+        "isa": _C.host_isa(),
+        "cpu_isa": _C.cpu_isa(),
+        "forced_isa": os.environ.get("FASTRESTORE_ISA"),
+        "built_isas": list(_C.built_isas()),
+        "threads": _C.hardware_threads(),
+        "cuda": False,  # no CUDA kernels are part of this version
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+        "python": platform.python_version(),
+        "machine": platform.machine(),
+        "precisions": list(PRECISIONS),
+    }
+
+
+class Plan:
+    """A compiled module.  Immutable; sessions of several threads share it."""
+
+    def __init__(self, graph: "_C.Graph", isa: str = ""):
+        self._plan = _C.Plan(graph, isa)
+        self.channels: int = graph.channels
+        self.takes_sigma: bool = graph.takes_sigma
+        self.halo: int = graph.halo
+        self.multiple_of: int = graph.multiple_of
+        self.isa: str = self._plan.isa
+        self.precision = "float32"
+
+    @property
+    def steps(self) -> list[dict[str, Any]]:
+        """One entry a node: operator, the kernel that computes it (or ""), channels, stride."""
+        return [dict(zip(("op", "kernel", "channels", "stride"), step, strict=True)) for step in self._plan.steps]
+
+    def session(self, device: str = "cpu", threads: int | None = None, memory: int | str | None = None) -> "Session":
+        """A session on `threads` threads (None: all this process may use) within `memory` bytes beyond the
+        picture, the result and the plan's weights.  Raises ValueError for a device other than "cpu" or "auto"."""
+        if device not in ("cpu", "auto"):
+            raise ValueError(f"device must be cpu or auto, got {device!r}")
+        return Session(self, threads or _C.hardware_threads(), parse_memory(memory))
+
+
+class Session:
+    """Runs a plan on pictures, keeping its working memory between runs."""
+
+    def __init__(self, plan: Plan, threads: int, memory: int):
+        self.plan, self.threads, self.memory = plan, threads, memory
+        self._session = _C.Session(plan._plan, threads, memory)
+        self.report: _C.RunReport | None = None  # of the last run: strips, band, working_bytes, non_finite
+
+    @property
+    def info(self) -> dict[str, Any]:
+        return {
+            "device": "cpu",
+            "isa": self.plan.isa,
+            "precision": self.plan.precision,
+            "threads": self.threads,
+            "memory": self.memory,
+        }
+
+    def working_bytes(self, height: int, width: int) -> int:
+        """What a run of this size allocates beyond input and output.  Raises MemoryBudgetError if over budget."""
+        try:
+            return self._session.preview(height, width).working_bytes
+        except _C.MemoryBudgetExceeded as error:
+            raise MemoryBudgetError(str(error)) from None
+
+    def run(
+        self,
+        image: np.ndarray,
+        sigma: float | None = None,
+        strength: float = 1.0,
+        clip: bool = True,
+        out: np.ndarray | None = None,
+        progress: Callable[[float], object] | None = None,
+    ) -> np.ndarray:
+        """Restores one image.
+
+        image: [H, W, C] uint8, uint16, float16 or float32, pixels of a row contiguous; C is the model's channel
+        count or 1.  Floats are nominally in [0, 1], never clipped on the way in.  sigma: in 0-255 units, given if
+        and only if plan.takes_sigma.  strength: 0 gives the input, 1 the restored image, linear in between.
+        clip: floats are clipped to [0, 1].  out: written into, of image's shape and dtype, not overlapping it.
+        progress: called with the share done; an exception it raises stops the run and is passed on.
+        Returns out.  Raises ValueError or TypeError for what does not fit, MemoryBudgetError.
+        """
+        if out is None:
+            out = np.empty(image.shape, image.dtype)
+        elif np.shares_memory(image, out):
+            raise ValueError("Session.run: out overlaps the image")
+        try:
+            self.report = self._session.run(image, out, sigma, strength, clip, progress)
+        except _C.MemoryBudgetExceeded as error:
+            raise MemoryBudgetError(str(error)) from None
+        return out
+
+
+def compile(module: nn.Module, precision: str = "auto", isa: str = "") -> Plan:
+    """Compiles a module that maps an image [N, C, H, W], or image and sigma, to an image of the same shape.
+
+    precision: "float32" or "auto" (the same today).  isa: forces an instruction set, as FASTRESTORE_ISA does.
+    Raises UnsupportedOperator, naming the operator and the module's path, and ModelError for a module whose
+    weights are not float32 on the CPU.
+    """
+    if precision not in ("auto", *PRECISIONS):
+        raise ValueError(f"precision must be auto or one of {', '.join(PRECISIONS)}, got {precision!r}")
+    for name, parameter in module.named_parameters():
+        if parameter.dtype != torch.float32 or parameter.device.type != "cpu":
+            raise ModelError(f"{name} is {parameter.dtype} on {parameter.device}; plans need float32 on the CPU")
+    return Plan(lower(module), isa)
