@@ -1,0 +1,75 @@
+"""Residual U-Net for denoising, our own: pixel-unshuffled input, σ plane, strided convolutions down and
+transposed ones up, residual blocks without normalisation (after DRUNet, Zhang et al., 2021, at 1/8 of its
+operations a pixel or less)."""
+
+from dataclasses import dataclass
+from itertools import pairwise
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from fastrestore.layers import ResidualBlock, conv2d, conv_transpose2d, pad_to_multiple, sigma_map
+
+
+@dataclass(frozen=True)
+class UNetConfig:
+    channels: int = 3
+    widths: tuple[int, ...] = (64, 96, 144)  # of the levels, finest first; multiples of 16
+    blocks: int = 2  # residual blocks a level and side
+
+
+class UNet(nn.Module):
+    """forward(x, sigma) -> restored x.  x: [N, C, H, W] in [0, 1]; sigma: a number or [N], in 0-255 units.
+
+    Grey images enter with their plane repeated in every channel.
+    """
+
+    Config = UNetConfig
+    takes_sigma = True
+
+    def __init__(self, config: UNetConfig):
+        super().__init__()
+        widths, blocks = config.widths, config.blocks
+        self.config = config
+        self.multiple_of = 2 ** len(widths)
+        self.head = nn.Conv2d(4 * config.channels + 1, widths[0], 3, padding=1)
+        self.encoders = nn.ModuleList(_blocks(width, blocks) for width in widths[:-1])
+        self.downs = nn.ModuleList(nn.Conv2d(a, b, 2, stride=2) for a, b in pairwise(widths))
+        self.middle = _blocks(widths[-1], blocks)
+        self.ups = nn.ModuleList(nn.ConvTranspose2d(b, a, 2, stride=2) for a, b in pairwise(widths))
+        self.decoders = nn.ModuleList(_blocks(width, blocks) for width in widths[:-1])
+        self.tail = nn.Conv2d(widths[0], 4 * config.channels, 3, padding=1)
+        nn.init.normal_(self.tail.weight, std=1e-3)
+        self.halo = _halo(len(widths), blocks)
+
+    def forward(self, x: Tensor, sigma: float | Tensor) -> Tensor:
+        height, width = x.shape[-2:]
+        image = pad_to_multiple(x, self.multiple_of)
+        y = F.pixel_unshuffle(image, 2)
+        y = conv2d(self.head, torch.cat([y, sigma_map(sigma, y)], 1))
+        skips = []
+        for encoder, down in zip(self.encoders, self.downs, strict=True):
+            y = encoder(y)
+            skips.append(y)
+            y = conv2d(down, y)
+        y = self.middle(y)
+        for up, decoder in reversed(list(zip(self.ups, self.decoders, strict=True))):
+            y = decoder(conv_transpose2d(up, y, residual=skips.pop()))
+        y = image - F.pixel_shuffle(conv2d(self.tail, y), 2)
+        return y[..., :height, :width]
+
+
+def _blocks(width: int, count: int) -> nn.Sequential:
+    return nn.Sequential(*[ResidualBlock(width) for _ in range(count)])
+
+
+def _halo(levels: int, blocks: int) -> int:
+    """Pixels of context that an output pixel depends on, each way, at most over all positions.
+
+    Level l has pixels of 2^(l+1) input pixels; each of its 3x3 convolutions looks one of them further.
+    """
+    convolutions = [2 + 4 * blocks if level == 0 else 4 * blocks for level in range(levels)]
+    convolutions[-1] = 2 * blocks if levels > 1 else 2 + 2 * blocks
+    reach = sum(count * 2 ** (level + 1) for level, count in enumerate(convolutions))
+    return reach + 2**levels - 1  # the grid of the coarsest level: a pixel may stand at either end of its cell

@@ -1,0 +1,100 @@
+"""A training recipe: one TOML file, one dataclass."""
+
+import os
+
+try:
+    import tomllib
+except ModuleNotFoundError:  # Python 3.10
+    import tomli as tomllib
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, get_args, get_origin
+
+from fastrestore.errors import ModelError
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that decides a training run, and nothing else."""
+
+    name: str  # the named model that results, e.g. "denoise-cnn"
+    architecture: str  # a key of fastrestore.models.MODELS
+    folders: tuple[str, ...]  # of training pictures; "$DATA" stands for the folder given on the command line
+    config: dict[str, Any] = field(default_factory=dict)  # of the architecture
+    patch: int = 64  # side of a training patch in pixels
+    batch: int = 16
+    steps: int = 20000
+    sigma: tuple[float, float] = (0.0, 55.0)  # noise level, uniform between these, in 0-255 units
+    grey: float = 0.0  # share of grey patches
+    learning_rate: float = 1e-3  # Adam's, warmed up linearly, then one cosine down to 1 % of it
+    warmup: int = 200  # steps
+    clip: float = 0.5  # of the gradient's norm
+    ema: float = 0.999  # decay of the averaged weights, which are what is saved
+    precision: str = "bfloat16"  # of the autocast region, or "float32"
+    seed: int = 0
+    save_every: int = 1000  # steps between resumable states
+    licence: str = ""  # of the training data, for the card
+
+    def __post_init__(self):
+        low, high = self.sigma
+        checks = {
+            "steps": self.steps > 0,
+            "batch": self.batch > 0,
+            "patch": self.patch > 0,
+            "sigma": 0 <= low <= high,
+            "grey": 0 <= self.grey <= 1,
+            "precision": self.precision in ("bfloat16", "float32"),
+            "save_every": self.save_every > 0,
+        }
+        wrong = [name for name, fine in checks.items() if not fine]
+        if wrong:
+            raise ModelError(f"recipe: out of range: {', '.join(wrong)}")
+
+
+def load_recipe(path: Path) -> Recipe:
+    """Reads a recipe.  Raises ModelError for an unknown or missing key or a value of the wrong type."""
+    try:
+        table = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ModelError(f"{path}: {error}") from error
+    known = {f.name: f for f in fields(Recipe)}
+    unknown = set(table) - set(known)
+    if unknown:
+        raise ModelError(f"{path}: unknown key {', '.join(sorted(unknown))}; known are {', '.join(known)}")
+    values = {key: tuple(value) if isinstance(value, list) else value for key, value in table.items()}
+    if "config" in values:
+        values["config"] = {k: tuple(v) if isinstance(v, list) else v for k, v in values["config"].items()}
+    for key, value in values.items():
+        if not _fits(value, known[key].type):
+            raise ModelError(f"{path}: {key} must be {known[key].type}, got {value!r:.100}")
+    try:
+        return Recipe(**values)
+    except TypeError as error:
+        raise ModelError(f"{path}: {error}") from error
+
+
+def _fits(value: Any, kind: Any) -> bool:
+    """Whether a TOML value, lists made tuples, is of a field's type; whole numbers do for floats."""
+    origin, items = get_origin(kind) or kind, get_args(kind)
+    if origin is tuple:
+        if not isinstance(value, tuple) or (items[-1] is not ... and len(value) != len(items)):
+            return False
+        return all(_fits(item, items[0]) for item in value)
+    if isinstance(value, bool):
+        return origin is bool
+    return isinstance(value, (int, float) if origin is float else origin)
+
+
+def data_folders(recipe: Recipe, data: Path | None) -> list[Path]:
+    """The recipe's folders with $DATA filled in.  Raises ModelError for one that does not exist."""
+    found = []
+    for folder in recipe.folders:
+        if "$DATA" in folder:
+            base = data or (Path(os.environ["FASTRESTORE_DATA"]) if "FASTRESTORE_DATA" in os.environ else None)
+            if base is None:
+                raise ModelError("the recipe needs a data folder: pass --data or set FASTRESTORE_DATA")
+            folder = folder.replace("$DATA", str(base))
+        if not Path(folder).is_dir():
+            raise ModelError(f"training folder {folder} does not exist")
+        found.append(Path(folder))
+    return found
