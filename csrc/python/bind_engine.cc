@@ -65,6 +65,8 @@ RunReport run(Session& session, const py::array& image, py::array& out, std::opt
   const int64_t size = pixel_bytes(picture.type);
   for (int axis = 0; axis < 3; ++axis)
     if (image.shape(axis) != out.shape(axis)) refuse("out must have the image's shape");
+  for (int axis = 0; axis < 3; ++axis)
+    if (image.shape(axis) == 0) refuse("the image is empty");
   for (const py::array& array : {image, static_cast<const py::array&>(out)})
     if (array.strides(2) != size || array.strides(1) != size * array.shape(2) || array.strides(0) < 0)
       refuse("the pixels of a row must be contiguous");
