@@ -1,0 +1,86 @@
+"""The named models: the files that ship in fastrestore/weights, each with its card inside."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from fastrestore import checkpoint, models
+from fastrestore.errors import ModelError
+
+WEIGHTS = Path(__file__).parent / "weights"
+DEFAULTS = {"denoise": "denoise-cnn"}  # the model that a task takes when none is named
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One named model, as `fastrestore models` lists it."""
+
+    name: str
+    task: str  # denoise, demoire or deblur
+    family: str  # cnn, autoencoder, rnn, gan or attention
+    input: str  # image, burst or video
+    architecture: str
+    channels: int
+    takes_sigma: bool  # needs a noise level, given or estimated
+    card: dict[str, Any]  # measured quality, training, data, licence
+    path: Path
+
+
+def entries() -> list[Entry]:
+    """The named models in name order; reads the headers only.  Raises ModelError for a damaged file."""
+    return [_entry(path) for path in sorted(WEIGHTS.glob("*.safetensors"))]
+
+
+def names() -> list[str]:
+    """The known names."""
+    return sorted(path.stem for path in WEIGHTS.glob("*.safetensors"))
+
+
+def find(name: str) -> Entry:
+    """The entry of a name.  Raises ModelError, with the known names, for another."""
+    if name not in names():
+        raise ModelError(f"unknown model {name!r:.100}: known are {', '.join(names()) or 'none'}")
+    return _entry(WEIGHTS / f"{name}.safetensors")
+
+
+def load(name_or_path: str | os.PathLike) -> nn.Module:
+    """A named model, or the model of a .safetensors file, in evaluation mode on the CPU.
+
+    A string is a path if it ends in .safetensors or holds a path separator, otherwise a name.
+    Raises ModelError for an unknown name or a refused file.
+    """
+    text = os.fspath(name_or_path)
+    if not isinstance(name_or_path, str) or text.endswith(".safetensors") or "/" in text or os.sep in text:
+        return checkpoint.load(text)
+    return checkpoint.load(find(text).path)
+
+
+def default(task: str) -> str:
+    """The name of the model that a task takes when none is named.  Raises ModelError for an unknown task."""
+    if task not in DEFAULTS:
+        raise ModelError(f"no model for task {task!r:.100} yet; there are some for {', '.join(DEFAULTS)}")
+    return DEFAULTS[task]
+
+
+def _entry(path: Path) -> Entry:
+    described = checkpoint.describe(path)
+    kind = models.MODELS.get(described.architecture)
+    card = described.card
+    missing = [key for key in ("name", "task", "family", "input", "licence") if not isinstance(card.get(key), str)]
+    if kind is None or missing or card["name"] != path.stem:
+        wrong = ", ".join(missing) or ("architecture" if kind is None else "name")
+        raise ModelError(f"{path}: the model's card is not right: {wrong}")
+    return Entry(
+        name=path.stem,
+        task=card["task"],
+        family=card["family"],
+        input=card["input"],
+        architecture=described.architecture,
+        channels=kind.Config(**described.config).channels,
+        takes_sigma=kind.takes_sigma,
+        card=card,
+        path=path,
+    )

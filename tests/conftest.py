@@ -1,0 +1,16 @@
+"""What several tests share."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The folder of public test images and weights: FASTRESTORE_DATA, or ../shared/data beside the checkout."""
+    beside = Path(__file__).resolve().parents[2] / "shared" / "data"
+    folder = Path(os.environ.get("FASTRESTORE_DATA", beside))
+    if not (folder / "testsets").is_dir():
+        pytest.skip(f"the shared data is not there: {folder}")
+    return folder

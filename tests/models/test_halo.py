@@ -1,0 +1,57 @@
+"""Each model's own statement of its halo is enough and tight, by probing."""
+
+import pytest
+import torch
+from torch import nn
+
+from fastrestore import models
+
+# Narrow versions: the halo does not depend on the widths.
+CASES = [
+    ("autoencoder", {"widths": (2, 3), "depth": 2}),
+    ("autoencoder", {"widths": (2, 2, 3), "depth": 3}),
+    ("dncnn", {"width": 2, "depth": 5}),
+    ("dncnn", {"width": 2, "depth": 17}),
+    ("drunet", {"widths": (2, 2, 2, 2), "blocks": 1}),
+    ("drunet", {"widths": (2, 2, 2, 2), "blocks": 4}),
+    ("ffdnet", {"width": 3, "depth": 4}),
+    ("ffdnet", {"width": 3, "depth": 15}),
+    ("rednet", {"width": 2, "layers": 5, "skips": False}),
+    ("rednet", {"width": 2, "layers": 5}),
+    ("rednet", {"width": 2, "layers": 10}),
+    ("rednet", {"width": 2, "layers": 15}),
+    ("unet", {"widths": (3,), "blocks": 1}),
+    ("unet", {"widths": (2, 3), "blocks": 1}),
+    ("unet", {"widths": (2, 2, 3), "blocks": 2}),
+]
+
+
+@pytest.mark.parametrize(("name", "config"), CASES, ids=str)
+@pytest.mark.parametrize("axis", [2, 3], ids=["rows", "columns"])
+def test_halo_is_enough_and_tight(name, config, axis):
+    """The gradient of one output pixel reaches exactly the halo, over the positions of one period.
+
+    Positive weights and input keep every ReLU open and forbid cancellation, so the support is the whole reach.
+    """
+    model = models.create(name, channels=1, **config).double()
+    _make_positive(model)
+    period, halo = model.multiple_of, model.halo
+    start = -(-(halo + 1) // period) * period  # far enough from the near edge to see one pixel too many
+    shape = [1, 1, period, period]
+    shape[axis] = 2 * start + 2 * period
+    before, after = 0, 0
+    for position in range(start, start + period):
+        x = torch.rand(shape, dtype=torch.float64).requires_grad_()
+        y = model(x, 25.0) if model.takes_sigma else model(x)
+        y.select(axis, position).sum().backward()
+        reached = x.grad.abs().sum([d for d in range(4) if d != axis]).nonzero()
+        before = max(before, position - int(reached.min()))
+        after = max(after, int(reached.max()) - position)
+    assert (before, after) == (halo, halo)
+
+
+def _make_positive(model: nn.Module) -> None:
+    with torch.no_grad():
+        for parameter in model.parameters():
+            scale = parameter[0].numel() if parameter.dim() > 1 else 10
+            parameter.copy_(torch.rand_like(parameter) / scale + 0.01 / scale)

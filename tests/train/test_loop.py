@@ -1,0 +1,118 @@
+"""Training: it learns, resumes exactly, stops with a reason, and one bad picture costs nothing."""
+
+import dataclasses
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from fastrestore.errors import ImageError, ModelError
+from fastrestore.train import Recipe, train
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    rng = np.random.default_rng(0)
+    for i in range(3):
+        smooth = cv2.resize(rng.integers(0, 256, (5, 6, 3), np.uint8), (48, 40), interpolation=cv2.INTER_CUBIC)
+        cv2.imwrite(str(tmp_path / f"{i}.png"), smooth)
+    return tmp_path
+
+
+@pytest.fixture
+def recipe(folder):
+    return Recipe(
+        name="denoise-test",
+        architecture="unet",
+        folders=(str(folder),),
+        config={"widths": (8, 8), "blocks": 1},
+        patch=16,
+        batch=4,
+        steps=12,
+        sigma=(5.0, 50.0),
+        grey=0.3,
+        warmup=2,
+        save_every=4,
+    )
+
+
+def weights(model):
+    return {name: value.clone() for name, value in model.state_dict().items()}
+
+
+def same(a, b):
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_a_resumed_run_ends_with_the_same_weights(recipe, tmp_path, precision):
+    recipe = dataclasses.replace(recipe, precision=precision)
+    whole = weights(train(recipe, tmp_path / "whole"))
+    for _ in range(3):
+        parts = weights(train(recipe, tmp_path / "parts", stop_after=5))
+    assert same(whole, parts)
+    assert same(whole, weights(train(recipe, tmp_path / "parts")))  # a finished run just returns its weights
+    assert not same(whole, weights(train(dataclasses.replace(recipe, seed=1), tmp_path / "other")))
+
+
+def test_training_lowers_the_loss(recipe, tmp_path):
+    losses = []
+    recipe = dataclasses.replace(recipe, steps=120, save_every=20, learning_rate=1e-2, precision="float32")
+    model = train(recipe, tmp_path / "state", report=lambda step, loss, rate: losses.append((step, loss)))
+    assert [step for step, _ in losses] == [20, 40, 60, 80, 100, 120]
+    assert losses[-1][1] < 0.8 * losses[0][1]
+    assert not model.training
+
+
+def test_a_nan_loss_stops_by_name_and_keeps_the_last_good_state(recipe, tmp_path, monkeypatch):
+    state = tmp_path / "state"
+    train(recipe, state, stop_after=4)
+    good = (state / "state.safetensors").read_bytes()
+    wild = "fastrestore.train.loop._learning_rate"
+    monkeypatch.setattr(wild, lambda recipe, step: float("nan"))
+    with pytest.raises(ModelError, match="not finite after step 8"):
+        train(recipe, state)
+    assert (state / "state.safetensors").read_bytes() == good
+
+
+def test_a_state_of_another_recipe_is_refused(recipe, tmp_path):
+    train(recipe, tmp_path / "state", stop_after=1)
+    with pytest.raises(ModelError, match="another recipe"):
+        train(dataclasses.replace(recipe, learning_rate=1e-4), tmp_path / "state")
+
+
+def test_a_cut_state_is_refused_by_name(recipe, tmp_path):
+    path = tmp_path / "state" / "state.safetensors"
+    train(recipe, tmp_path / "state", stop_after=1)
+    content = path.read_bytes()
+    for length in (0, 100, len(content) - 1):
+        path.write_bytes(content[:length])
+        with pytest.raises(ModelError, match=r"state\.safetensors is not a whole"):
+            train(recipe, tmp_path / "state")
+
+
+def test_corrupt_and_small_pictures_are_left_out_by_name(recipe, folder, tmp_path, capsys):
+    clean = weights(train(recipe, tmp_path / "clean", stop_after=2))
+    (folder / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n but not really")
+    cv2.imwrite(str(folder / "tiny.png"), np.zeros((8, 100, 3), np.uint8))
+    (folder / "notes.txt").write_text("not a picture")
+    assert same(clean, weights(train(recipe, tmp_path / "dirty", stop_after=2)))
+    told = capsys.readouterr().err
+    assert "broken.png: not a readable picture" in told
+    assert "tiny.png: smaller" in told
+
+
+def test_no_picture_at_all(recipe, folder, tmp_path):
+    for path in folder.glob("*.png"):
+        path.unlink()
+    with pytest.raises(ImageError, match="no training picture"):
+        train(recipe, tmp_path / "state")

@@ -1,0 +1,81 @@
+"""Recipes: what is accepted, and the sentence for what is not."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from fastrestore import models
+from fastrestore.errors import ModelError
+from fastrestore.train import load_recipe
+from fastrestore.train.recipe import data_folders
+
+GOOD = 'name = "denoise-test"\narchitecture = "dncnn"\nfolders = ["$DATA/a"]\n'
+
+
+@pytest.fixture
+def recipe(tmp_path):
+    def write(text):
+        (tmp_path / "r.toml").write_text(text, encoding="utf-8")
+        return load_recipe(tmp_path / "r.toml")
+
+    return write
+
+
+@pytest.mark.parametrize("path", sorted((Path(__file__).parents[2] / "recipes").glob("*.toml")), ids=lambda p: p.stem)
+def test_every_recipe_of_ours_builds_its_model(path):
+    ours = load_recipe(path)
+    assert ours.name == path.stem
+    assert ours.licence
+    assert not any("testsets" in folder for folder in ours.folders)
+    model = models.create(ours.architecture, **ours.config)
+    assert sum(parameter.numel() for parameter in model.parameters()) * 2 < 4e6  # bytes as float16, shipped
+
+
+def test_lists_become_tuples(recipe):
+    ours = recipe(GOOD + "sigma = [1, 2]\nconfig = { widths = [4, 6] }\n")
+    assert ours.sigma == (1, 2)
+    assert ours.config == {"widths": (4, 6)}
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("name = ", "r.toml"),
+        ("\x00", "r.toml"),
+        ('name = "x"', "architecture"),
+        (GOOD + "stepz = 1", "unknown key stepz"),
+        (GOOD + '_target_ = "os.system"', "unknown key _target_"),
+        (GOOD + "steps = 0", "steps"),
+        (GOOD + "batch = -1", "batch"),
+        (GOOD + "patch = 0", "patch"),
+        (GOOD + "sigma = [5, 1]", "sigma"),
+        (GOOD + "sigma = [-1, 1]", "sigma"),
+        (GOOD + "grey = 2", "grey"),
+        (GOOD + 'precision = "int4"', "precision"),
+        (GOOD + "save_every = 0", "save_every"),
+        (GOOD + 'steps = "many"', "steps"),
+        (GOOD + "sigma = 25", "sigma"),
+    ],
+)
+def test_wrong_recipes_are_refused(recipe, text, words):
+    with pytest.raises(ModelError, match=words):
+        recipe(text)
+
+
+def test_missing_recipe():
+    with pytest.raises(ModelError, match=r"none\.toml"):
+        load_recipe(Path("none.toml"))
+
+
+def test_data_folders(recipe, tmp_path, monkeypatch):
+    ours = recipe(GOOD)
+    monkeypatch.delenv("FASTRESTORE_DATA", raising=False)
+    with pytest.raises(ModelError, match="pass --data"):
+        data_folders(ours, None)
+    with pytest.raises(ModelError, match="does not exist"):
+        data_folders(ours, tmp_path)
+    os.mkdir(tmp_path / "a")
+    assert data_folders(ours, tmp_path) == [tmp_path / "a"]
+    monkeypatch.setenv("FASTRESTORE_DATA", str(tmp_path))
+    assert data_folders(ours, None) == [tmp_path / "a"]
