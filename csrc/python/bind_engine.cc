@@ -6,6 +6,7 @@
 
 #include "base/parallel.h"
 #include "engine/session.h"
+#include "kernels/fma_peak/fma_peak.h"
 
 namespace py = pybind11;
 using namespace pybind11::literals;
@@ -190,6 +191,13 @@ void bind_engine(py::module_& m) {
   m.def("hardware_threads", &hardware_threads, "CPUs that this process may run on.");
   m.def("host_isa", [] { return isa_name(host_isa()); }, "The instruction set in use: the CPU's, or FASTRESTORE_ISA.");
   m.def("cpu_isa", [] { return isa_name(cpu_isa()); }, "The best instruction set of this CPU.");
+  m.def(
+      "fma_chains",
+      [](const std::string& isa, int64_t iterations) {
+        return fma_chains(isa.empty() ? host_isa() : parse_isa(isa), iterations);
+      },
+      "isa"_a, "iterations"_a, py::call_guard<py::gil_scoped_release>(),
+      "Multiply-adds in registers; returns the operations done, for benchmarks.");
   m.def("built_isas", [] {
 #if FR_X86
     return std::vector<std::string>{"baseline", "avx2", "avx512"};

@@ -1,0 +1,78 @@
+"""Restores the sample pictures and lays them out before and after in demo/before_after.png."""
+
+import time
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+import fastrestore as fr
+
+HERE = Path(__file__).parent
+MODEL = "denoise-cnn"
+# Picture, and the σ of the noise to add (0-255 units), or None for a photo that came noisy.
+SAMPLES = [("astronaut.png", 25), ("chelsea.png", 50), ("camera.png", 35), ("phone.png", None)]
+CELL, GAP, HEADING = 320, 12, 34
+PAPER, INK, FAINT = (250, 250, 248), (24, 24, 24), (120, 120, 120)
+
+
+def main() -> None:
+    restorer = fr.Restorer(MODEL)
+    rows = []
+    for name, sigma in SAMPLES:
+        clean = np.asarray(Image.open(HERE / "pictures" / name))
+        noisy = clean if sigma is None else with_noise(clean, sigma)
+        restored, per_megapixel = timed(restorer, noisy)
+        note = f"{per_megapixel:.0f} ms per megapixel"
+        if sigma is None:
+            before, after = "as it came from the phone", "restored; no clean picture is known"
+        else:
+            before = f"noise of σ {sigma}: " + quality(noisy, clean)
+            after = "restored: " + quality(restored, clean)
+        print(f"{name:14} {before:38} -> {after:38} {note}")
+        rows.append((noisy, before, restored, after))
+    info = restorer.info
+    print(f"path taken: {MODEL}, {info['isa']}, {info['precision']}, {info['threads']} threads")
+    target = HERE / "before_after.png"
+    sheet(rows).save(target, optimize=True)
+    print(f"written: {target}")
+
+
+def with_noise(clean: np.ndarray, sigma: float) -> np.ndarray:
+    noisy = fr.degrade.noise(clean / 255, sigma, seed=0)
+    return (noisy * 255).round().clip(0, 255).astype(np.uint8)
+
+
+def timed(restorer: fr.Restorer, picture: np.ndarray, runs: int = 5) -> tuple[np.ndarray, float]:
+    """The restored picture, and the median of milliseconds per megapixel over some runs after a first one."""
+    restored, seconds = restorer(picture), []
+    for _ in range(runs):
+        start = time.perf_counter()
+        restorer(picture)
+        seconds.append(time.perf_counter() - start)
+    height, width = picture.shape[:2]
+    return restored, float(np.median(seconds)) * 1e9 / (height * width)
+
+
+def quality(picture: np.ndarray, clean: np.ndarray) -> str:
+    return f"PSNR {fr.metrics.psnr(picture, clean):.2f} dB, SSIM {fr.metrics.ssim(picture, clean):.3f}"
+
+
+def sheet(rows: list) -> Image.Image:
+    """Two columns, before and after, with a line of text under each picture."""
+    height = sum(min(CELL, before.shape[0]) + HEADING for before, *_ in rows) + GAP
+    page = Image.new("RGB", (2 * CELL + 3 * GAP, height), PAPER)
+    draw, font = ImageDraw.Draw(page), ImageFont.load_default(13)
+    y = GAP
+    for before, before_text, after, after_text in rows:
+        for column, (picture, text) in enumerate(((before, before_text), (after, after_text))):
+            x = GAP + column * (CELL + GAP)
+            image = Image.fromarray(picture).convert("RGB")
+            page.paste(image, (x + (CELL - image.width) // 2, y))
+            draw.text((x, y + image.height + 4), text, fill=INK if column else FAINT, font=font)
+        y += before.shape[0] + HEADING
+    return page
+
+
+if __name__ == "__main__":
+    main()
