@@ -12,13 +12,14 @@ namespace fr {
 namespace {
 
 constexpr int64_t kTile = 4;            // winograd4's grid, which every band must begin on
-constexpr int64_t kMostRows = 16;       // of a band: its input and output stay near the core
+constexpr int64_t kMostRows = 16;       // of a band's input: it and the output stay near the core
 constexpr int64_t kBandsPerThread = 4;  // so that one late thread does not leave the others idle for long
 
-int64_t rows_per_band(const ConvImages& images, int threads) {
+int64_t rows_per_band(const ConvImages& images, int64_t stride, int threads) {
+  const int64_t most = std::max(kTile, kMostRows / stride / kTile * kTile);
   const int64_t shares = threads > 1 ? threads * kBandsPerThread : 1;
   const int64_t rows = ceil_div(images.images * images.out_height, shares);
-  return std::min(kMostRows, round_up(std::max<int64_t>(rows, 1), kTile));
+  return std::min(most, round_up(std::max<int64_t>(rows, 1), kTile));
 }
 
 struct Scratch {
@@ -77,7 +78,7 @@ int64_t conv_out_size(int64_t size, int64_t kernel, int64_t stride, int64_t padd
 
 void conv_images(const PackedConv& conv, const ConvImages& images, int threads) {
   if (images.images == 0 || images.out_height == 0 || images.out_width == 0) return;
-  const int64_t band_rows = rows_per_band(images, threads);
+  const int64_t band_rows = rows_per_band(images, conv.spec.stride_h, threads);
   const int64_t bands = ceil_div(images.out_height, band_rows);
   std::vector<Scratch> scratch(std::max(1, threads));
   parallel_for(images.images * bands, threads, [&](int64_t index, int thread) {

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <chrono>
 #include <cmath>
 #include <cstring>
 #include <string>
@@ -11,6 +12,10 @@
 
 namespace fr {
 namespace {
+
+double now() {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
+}
 
 constexpr int64_t kPartsPerThread = 3;           // pieces of a band, so that an interrupted thread costs little
 constexpr int64_t kFewestColumns = 96;           // of a piece: a block of 24 Winograd tiles
@@ -29,7 +34,7 @@ RunReport Session::preview(int64_t height, int64_t width) const {
   if (height < 1 || width < 1) throw std::invalid_argument("session: the picture is empty");
   const Layout layout = make_layout(*plan_, height, width, threads_, memory_);
   return {0, static_cast<int64_t>(layout.strips.size()), layout.band,
-          layout.arena_floats * static_cast<int64_t>(sizeof(float))};
+          layout.arena_floats * static_cast<int64_t>(sizeof(float)), {}};
 }
 
 void Session::prepare(int64_t height, int64_t width) {
@@ -70,7 +75,8 @@ RunReport Session::run(const Picture& picture, const RunOptions& options) {
 
   std::lock_guard<std::mutex> lock(running_);
   prepare(picture.height, picture.width);
-  RunReport report{0, static_cast<int64_t>(layout_.strips.size()), layout_.band, arena_.bytes()};
+  RunReport report{0, static_cast<int64_t>(layout_.strips.size()), layout_.band, arena_.bytes(),
+                   std::vector<double>(plan_->size() + 1, 0.0)};
   for (size_t s = 0; s < layout_.strips.size(); ++s)
     run_strip(layout_.strips[s], picture, options, static_cast<int64_t>(s), report);
   return report;
@@ -86,6 +92,12 @@ void Session::run_strip(const Strip& strip, const Picture& picture, const RunOpt
                   options.sigma.value_or(0.0f) * plan_->node(n).sigma_scale);
   while (rows[output] < layout_.height) {
     const int64_t written = rows[output];
+    double last = now();
+    const auto spent_in = [&](size_t n) {
+      const double time = now();
+      report.seconds[n] += time - last;
+      last = time;
+    };
     for (size_t n = 0; n < plan_->size(); ++n) {
       const int64_t next = next_rows(*plan_, n, rows, layout_.height, layout_.band);
       if (next == rows[n]) continue;
@@ -94,8 +106,10 @@ void Session::run_strip(const Strip& strip, const Picture& picture, const RunOpt
       else
         compute(strip, n, rows[n], next);
       rows[n] = next;
+      spent_in(n);
     }
     report.non_finite += write_rows(strip, picture, options, written, rows[output]);
+    spent_in(plan_->size());
     const double share = (static_cast<double>(strip_number) + static_cast<double>(rows[output]) /
                                                                   static_cast<double>(layout_.height)) /
                          static_cast<double>(layout_.strips.size());

@@ -34,6 +34,7 @@ struct RunReport {
   int64_t strips = 0;
   int64_t band = 0;
   int64_t working_bytes = 0;
+  std::vector<double> seconds;  // spent in each node; the last entry: writing the output
 };
 
 class Cancelled : public std::runtime_error {

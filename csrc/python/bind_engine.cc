@@ -178,7 +178,8 @@ void bind_engine(py::module_& m) {
       .def_readonly("non_finite", &RunReport::non_finite)
       .def_readonly("strips", &RunReport::strips)
       .def_readonly("band", &RunReport::band)
-      .def_readonly("working_bytes", &RunReport::working_bytes);
+      .def_readonly("working_bytes", &RunReport::working_bytes)
+      .def_readonly("seconds", &RunReport::seconds);
 
   py::class_<Session>(m, "Session", "Runs a plan; keeps its working memory between runs.")
       .def(py::init([](std::shared_ptr<Plan> plan, int threads, int64_t memory) {

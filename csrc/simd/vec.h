@@ -103,13 +103,15 @@ FR_INLINE Vec leaky_relu(Vec v, Vec slope) { return v < Vec{} ? v * slope : v; }
 // The sum of all lanes, in one fixed order: halves are added until one lane is left.
 FR_INLINE float sum(Vec v) {
 #if defined(__AVX512F__)
-  __m256 eight = _mm256_add_ps(_mm512_castps512_ps256(v), _mm512_maskz_extractf32x8_ps(0xff, v, 1));
+  alignas(64) float lanes[kWidth];  // GCC 12 warns about its own header for the instruction that extracts a half
+  store(lanes, v);
+  const __m256 eight = _mm256_add_ps(_mm256_load_ps(lanes), _mm256_load_ps(lanes + 8));
 #elif defined(__AVX2__)
-  __m256 eight = v;
+  const __m256 eight = v;
 #endif
 #if defined(__AVX2__)
-  __m128 four = _mm_add_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
-  __m128 two = _mm_add_ps(four, _mm_movehl_ps(four, four));
+  const __m128 four = _mm_add_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
+  const __m128 two = _mm_add_ps(four, _mm_movehl_ps(four, four));
   return _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)));
 #else
   return (v[0] + v[2]) + (v[1] + v[3]);

@@ -42,7 +42,8 @@ struct ConvBand {
   // out[j] points at column out_begin of output row j; only columns [x_begin, x_end) are written.
   float* const* out = nullptr;
   int64_t out_begin = 0;
-  int64_t out_pitch = 0;  // >= out_channels; channels [out_channels, out_pitch) of a written pixel may be set to anything finite
+  int64_t out_pitch =
+      0;  // >= out_channels; channels [out_channels, out_pitch) of a written pixel may be set to anything finite
   // The residual has the output's rows, columns and channels; unused when spec.residual is none. May be out itself.
   const float* const* residual = nullptr;
   int64_t residual_begin = 0;
@@ -57,7 +58,7 @@ struct PackedConv {
   ConvAlgorithm algorithm = ConvAlgorithm::reference;
   const char* variant = "";  // the kernel's name, e.g. "conv2d_direct_avx512"
   Buffer<float> weights;
-  Buffer<float> bias;  // zero-filled up to whole vectors
+  Buffer<float> bias;            // zero-filled up to whole vectors
   int64_t workspace_floats = 0;  // scratch that one run needs, 64-byte aligned, per thread
   void (*run)(const PackedConv&, const ConvBand&, float* workspace) = nullptr;
 };

@@ -21,10 +21,7 @@ constexpr int tile_pixels(int64_t vectors) {
   return vectors == 2 ? 6 : 12;
 }
 
-#ifndef UU
-#define UU 2
-#endif
-constexpr int kUnroll = UU;  // steps of the inner loop between two advances of its addresses
+constexpr int kUnroll = 2;  // steps of the inner loop between two advances of its addresses
 
 // Where a block of output pixels finds its input.
 struct Window {
@@ -36,7 +33,6 @@ struct Window {
   int64_t offset;        // from the row's first float to the first pixel's first product
   int64_t pixel_stride;  // floats from one output pixel's first product to the next pixel's
   int64_t runs, run_step, run_length;
-
 };
 
 FR_INLINE const float* window_row(const Window& window, int64_t ky) {
@@ -48,8 +44,8 @@ FR_INLINE const float* window_row(const Window& window, int64_t ky) {
 // One base address serves three pixels (x86 addresses base + stride * 1 or 2); the empty asm keeps the compiler
 // from making a pointer of its own for each pixel, which would need more registers than there are.
 template <int kPixels, int kVectors>
-FR_INLINE void accumulate(Vec (&sum)[kPixels][kVectors], const float* in, int64_t pixel_stride,
-                          const float* weights, int64_t length) {
+FR_INLINE void accumulate(Vec (&sum)[kPixels][kVectors], const float* in, int64_t pixel_stride, const float* weights,
+                          int64_t length) {
   constexpr int kBases = (kPixels + 2) / 3;
   const float* base[kBases];
   FR_UNROLL for (int i = 0; i < kBases; ++i) base[i] = in + 3 * i * pixel_stride;
@@ -82,8 +78,8 @@ template <int kPixels, int kVectors>
 __attribute__((noinline)) void direct_tile(const ConvSpec& spec, const Window& window, const float* weights,
                                            const float* bias, const Target& target) {
   Vec sum[kPixels][kVectors];
-  FR_UNROLL for (int m = 0; m < kPixels; ++m)
-    FR_UNROLL for (int n = 0; n < kVectors; ++n) sum[m][n] = load(bias + n * kWidth);
+  FR_UNROLL for (int m = 0; m < kPixels; ++m) FR_UNROLL for (int n = 0; n < kVectors; ++n) sum[m][n] =
+      load(bias + n * kWidth);
   const int64_t run_weights = window.run_length * kVectors * kWidth;
   for (int64_t ky = 0; ky < window.kernel_h; ++ky) {
     const float* row = window_row(window, ky);
@@ -96,8 +92,7 @@ __attribute__((noinline)) void direct_tile(const ConvSpec& spec, const Window& w
   finish(sum, spec, target);
 }
 
-using DirectTile = void(const ConvSpec&, const Window&, const float* weights, const float* bias,
-                        const Target&);
+using DirectTile = void(const ConvSpec&, const Window&, const float* weights, const float* bias, const Target&);
 
 template <int kVectors, int... kIndex>
 DirectTile* direct_tile_of(int64_t pixels, std::integer_sequence<int, kIndex...>) {
@@ -182,22 +177,9 @@ FR_INLINE void for_each_block(const ConvSpec& spec, const ConvBand& band, int64_
   }
 }
 
-FR_INLINE Target target_at(const ConvSpec& spec, const ConvBand& band, int64_t row, int64_t x, int64_t channel,
-                           int64_t last_lanes) {
-  Target target;
-  target.out = band.out[row] + (x - band.out_begin) * band.out_pitch + channel;
-  target.out_step = band.out_pitch;
-  target.residual = nullptr;
-  target.residual_step = band.residual_pitch;
-  if (spec.residual != Residual::none)
-    target.residual = band.residual[row] + (x - band.residual_begin) * band.residual_pitch + channel;
-  target.last_lanes = last_lanes;
-  return target;
-}
-
 // Weights: [group][block][ky][kx][in channel][the block's vectors]. A block's weights are used for all rows
 // before the next block's, because they are what must stay in the second-level cache.
-static void convolve_direct(const PackedConv& packed, const ConvBand& band, float* workspace) {
+static void convolve_blocks(const PackedConv& packed, const ConvBand& band, float* workspace) {
   const ConvSpec& spec = packed.spec;
   const float* weights = packed_weights(packed);
   const float* bias = packed_bias(packed);
@@ -223,11 +205,79 @@ static void convolve_direct(const PackedConv& packed, const ConvBand& band, floa
     }
 }
 
+constexpr int dot_pixels(int64_t outputs) {
+  if (kRegisters == 32) return outputs >= 3 ? 6 : 10;
+  return outputs == 4 ? 2 : outputs == 3 ? 3 : outputs == 2 ? 5 : 8;
+}
+
+template <int kPixels, int kOutputs>
+__attribute__((noinline)) void dot_tile(const ConvSpec& spec, const Window& window, const float* weights,
+                                        const float* bias, const Target& target) {
+  Vec sums[kPixels][kOutputs] = {};
+  for (int64_t ky = 0; ky < window.kernel_h; ++ky) {
+    const float* row = window_row(window, ky);
+    if (row == nullptr) {
+      weights += window.runs * window.run_length * kOutputs;
+      continue;
+    }
+    for (int64_t run = 0; run < window.runs; ++run) {
+      const float* in = row + run * window.run_step;
+      for (int64_t k = 0; k < window.run_length; k += kWidth) {
+        Vec weight[kOutputs];
+        FR_UNROLL for (int n = 0; n < kOutputs; ++n) weight[n] = load(weights + n * kWidth);
+        FR_UNROLL for (int m = 0; m < kPixels; ++m) {
+          const Vec value = load(in + m * window.pixel_stride + k);
+          FR_UNROLL for (int n = 0; n < kOutputs; ++n) sums[m][n] = fma(weight[n], value, sums[m][n]);
+        }
+        weights += kOutputs * kWidth;
+      }
+    }
+  }
+  Vec result[kPixels][1] = {};
+  FR_UNROLL for (int m = 0; m < kPixels; ++m) FR_UNROLL for (int n = 0; n < kOutputs; ++n) result[m][0][n] =
+      sum(sums[m][n]) + bias[n];
+  finish(result, spec, target);
+}
+
+template <int kOutputs, int... kIndex>
+DirectTile* get_dot_tile(int64_t pixels, std::integer_sequence<int, kIndex...>) {
+  static constexpr DirectTile* kTiles[] = {dot_tile<kIndex + 1, kOutputs>...};
+  return kTiles[pixels - 1];
+}
+
+template <int kOutputs>
+void convolve_dot_products(const PackedConv& packed, const ConvBand& band, float* workspace) {
+  const ConvSpec& spec = packed.spec;
+  constexpr int kMost = dot_pixels(kOutputs);
+  const float* weights = packed_weights(packed);
+  const float* bias = packed_bias(packed);
+  for (int64_t row = 0; row < band.rows; ++row)
+    for_each_block(spec, band, row, kMost, 0, spec.in_channels, workspace,
+                   [&](int64_t x, int64_t pixels, const Window& window) {
+                     get_dot_tile<kOutputs>(pixels, std::make_integer_sequence<int, kMost>())(
+                         spec, window, weights, bias, target_at(spec, band, row, x, 0, kOutputs));
+                   });
+}
+
+static void convolve_direct(const PackedConv& packed, const ConvBand& band, float* workspace) {
+  if (!uses_dot_products(packed.spec, kWidth)) return convolve_blocks(packed, band, workspace);
+  switch (packed.spec.out_channels) {
+    case 1:
+      return convolve_dot_products<1>(packed, band, workspace);
+    case 2:
+      return convolve_dot_products<2>(packed, band, workspace);
+    case 3:
+      return convolve_dot_products<3>(packed, band, workspace);
+    default:
+      return convolve_dot_products<4>(packed, band, workspace);
+  }
+}
+
 constexpr int kDepthwisePixels = 8;
 
 template <int kPixels>
-__attribute__((noinline)) void depthwise_tile(const ConvSpec& spec, const Window& window,
-                                              const float* weights, const float* bias, const Target& target) {
+__attribute__((noinline)) void depthwise_tile(const ConvSpec& spec, const Window& window, const float* weights,
+                                              const float* bias, const Target& target) {
   Vec sum[kPixels][1];
   FR_UNROLL for (int m = 0; m < kPixels; ++m) sum[m][0] = load(bias);
   const int64_t weight_step = (spec.in_channels + kWidth - 1) / kWidth * kWidth;
@@ -263,8 +313,7 @@ static void convolve_depthwise(const PackedConv& packed, const ConvBand& band, f
   for (int64_t row = 0; row < band.rows; ++row)
     for_each_block(spec, band, row, kDepthwisePixels, 0, channels, workspace,
                    [&](int64_t x, int64_t pixels, const Window& window) {
-                     DirectTile* tile = get_depthwise_tile(
-                         pixels, std::make_integer_sequence<int, kDepthwisePixels>());
+                     DirectTile* tile = get_depthwise_tile(pixels, std::make_integer_sequence<int, kDepthwisePixels>());
                      Window shifted = window;
                      for (int64_t c = 0; c < channels; c += kWidth) {
                        tile(spec, shifted, weights + c, bias + c,
@@ -279,7 +328,7 @@ static void convolve_grouped(const PackedConv& packed, const ConvBand& band, flo
   if (is_depthwise(packed.spec))
     convolve_depthwise(packed, band, workspace);
   else
-    convolve_direct(packed, band, workspace);
+    convolve_blocks(packed, band, workspace);
 }
 
 }  // namespace fr::FR_ISA

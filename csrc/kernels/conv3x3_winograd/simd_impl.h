@@ -25,86 +25,106 @@ constexpr float kA = 0.70710678118654752440f, kB = 1.41421356237309504880f;
 constexpr float kASquared = 0.5f, kBSquared = 2.0f, kSquares = 2.5f;
 constexpr float kACubed = 0.35355339059327376220f, kBCubed = 2.82842712474619009760f;
 
-FR_INLINE void transform_input_line(const Vec (&d)[6], Vec (&t)[6]) {
-  const Vec even_a = fma(d[2], broadcast(-kBSquared), d[4]), odd_a = fma(d[1], broadcast(-kBSquared), d[3]);
-  const Vec even_b = fma(d[2], broadcast(-kASquared), d[4]), odd_b = fma(d[1], broadcast(-kASquared), d[3]);
-  t[0] = fma(d[2], broadcast(-kSquares), d[0] + d[4]);
-  t[1] = fma(odd_a, broadcast(kA), even_a);
-  t[2] = fma(odd_a, broadcast(-kA), even_a);
-  t[3] = fma(odd_b, broadcast(kB), even_b);
-  t[4] = fma(odd_b, broadcast(-kB), even_b);
-  t[5] = fma(d[3], broadcast(-kSquares), d[1] + d[5]);
+// The one-dimensional transforms, in parts that share their terms and that the registers can hold for a whole
+// tile: input pairs 0, 1, 2 are the points 0 and infinity, a and -a, b and -b; output pairs 0, 1 are the even
+// and the odd outputs.
+constexpr int kInputPlaces[3][2] = {{0, 5}, {1, 2}, {3, 4}};
+
+template <int kPair>
+FR_INLINE void transform_input_pair(const Vec (&d)[6], Vec& first, Vec& second) {
+  if constexpr (kPair == 0) {
+    first = fma(d[2], broadcast(-kSquares), d[0] + d[4]);
+    second = fma(d[3], broadcast(-kSquares), d[1] + d[5]);
+  } else {
+    constexpr float point = kPair == 1 ? kA : kB, other_squared = kPair == 1 ? kBSquared : kASquared;
+    const Vec even = fma(d[2], broadcast(-other_squared), d[4]);
+    const Vec odd = fma(d[1], broadcast(-other_squared), d[3]);
+    first = fma(odd, broadcast(point), even);
+    second = fma(odd, broadcast(-point), even);
+  }
 }
 
-FR_INLINE void transform_output_line(const Vec (&m)[6], Vec (&y)[4]) {
-  const Vec sum_a = m[1] + m[2], difference_a = m[1] - m[2];
-  const Vec sum_b = m[3] + m[4], difference_b = m[3] - m[4];
-  y[0] = m[0] + (sum_a + sum_b);
-  y[1] = fma(difference_b, broadcast(kB), difference_a * broadcast(kA));
-  y[2] = fma(sum_b, broadcast(kBSquared), sum_a * broadcast(kASquared));
-  y[3] = fma(difference_b, broadcast(kBCubed), fma(difference_a, broadcast(kACubed), m[5]));
+template <int kPair>
+FR_INLINE void transform_output_pair(const Vec (&m)[6], Vec& first, Vec& second) {
+  if constexpr (kPair == 0) {
+    const Vec sum_a = m[1] + m[2], sum_b = m[3] + m[4];
+    first = m[0] + (sum_a + sum_b);
+    second = fma(sum_b, broadcast(kBSquared), sum_a * broadcast(kASquared));
+  } else {
+    const Vec difference_a = m[1] - m[2], difference_b = m[3] - m[4];
+    first = fma(difference_b, broadcast(kB), difference_a * broadcast(kA));
+    second = fma(difference_b, broadcast(kBCubed), fma(difference_a, broadcast(kACubed), m[5]));
+  }
+}
+
+template <int64_t kSlot, int kPair>
+FR_INLINE void transform_input_rows(const float* const (&rows)[6], int64_t pitch, float* slot) {
+  Vec half[2][6];
+  FR_UNROLL for (int j = 0; j < 6; ++j) {
+    Vec d[6];
+    FR_UNROLL for (int i = 0; i < 6; ++i) d[i] = load(rows[i] + j * pitch);
+    transform_input_pair<kPair>(d, half[0][j], half[1][j]);
+  }
+  FR_UNROLL for (int i = 0; i < 2; ++i) {
+    Vec t[6];
+    transform_input_pair<0>(half[i], t[0], t[5]);
+    transform_input_pair<1>(half[i], t[1], t[2]);
+    transform_input_pair<2>(half[i], t[3], t[4]);
+    FR_UNROLL for (int j = 0; j < 6; ++j) store(slot + (kInputPlaces[kPair][i] * 6 + j) * kSlot, t[j]);
+  }
 }
 
 // Transforms `tiles` horizontal neighbours of one chunk. rows: 6 input rows at the first tile's first column.
-// The vertical pass over a column is done once and used by both tiles that share it.
+// A tile is read three times, once for each pair of its transformed rows, all from the first-level cache: that
+// is cheaper than keeping 36 vectors where there are fewer registers, or the columns that two tiles share.
 template <int64_t kSlot>
-__attribute__((noinline)) void transform_input(const float* const (&rows)[6], int64_t pitch, int64_t tiles,
-                                               float* v) {
+__attribute__((noinline)) void transform_input(const float* const (&rows)[6], int64_t pitch, int64_t tiles, float* v) {
   for (int64_t lane = 0; lane < kChunk; lane += kWidth) {
-    Vec columns[6][6];
-    const auto vertical = [&](int64_t column, Vec(&result)[6]) __attribute__((always_inline)) {
-      Vec d[6];
-      FR_UNROLL for (int i = 0; i < 6; ++i) d[i] = load(rows[i] + column * pitch + lane);
-      transform_input_line(d, result);
-    };
-    vertical(0, columns[0]);
-    vertical(1, columns[1]);
+    const float* in[6];
+    FR_UNROLL for (int i = 0; i < 6; ++i) in[i] = rows[i] + lane;
     for (int64_t tile = 0; tile < tiles; ++tile) {
-      FR_UNROLL for (int j = 2; j < 6; ++j) vertical(4 * tile + j, columns[j]);
       float* slot = v + tile * kChunk + lane;
-      FR_UNROLL for (int i = 0; i < 6; ++i) {
-        Vec d[6], t[6];
-        FR_UNROLL for (int j = 0; j < 6; ++j) d[j] = columns[j][i];
-        transform_input_line(d, t);
-        FR_UNROLL for (int j = 0; j < 6; ++j) store(slot + (i * 6 + j) * kSlot, t[j]);
-      }
-      FR_UNROLL for (int i = 0; i < 6; ++i) {
-        columns[0][i] = columns[4][i];
-        columns[1][i] = columns[5][i];
-      }
+      transform_input_rows<kSlot, 0>(in, pitch, slot);
+      transform_input_rows<kSlot, 1>(in, pitch, slot);
+      transform_input_rows<kSlot, 2>(in, pitch, slot);
+      FR_UNROLL for (int i = 0; i < 6; ++i) in[i] += 4 * pitch;
     }
   }
 }
 
-// M[tiles][vectors] = V[tiles][channels] * U[channels][vectors], and one line per two channels of what will
-// be needed next is brought into the second-level cache meanwhile: without that, waiting for memory in the
-// transforms costs a third of the speed.
+// M[tiles][vectors] = V[tiles][channels] * U[channels][vectors]. One long sum would make the largest part of
+// the rounding error, so each chunk is summed by itself and the chunks' sums are added up in m; that halves
+// the error and costs 3 % of the speed. Meanwhile one line per two channels of what will be needed next is
+// brought into the second-level cache: waiting for memory in the transforms would cost a third of the speed.
 template <int kTiles, int kVectors>
 __attribute__((noinline)) void gemm_tile(const float* v, const float* u, float* m, int64_t chunk_stride,
                                          int64_t channels, const char* next) {
-  Vec sum[kTiles][kVectors] = {};
-  const auto step = [&](int64_t k) __attribute__((always_inline)) {
-    Vec weight[kVectors];
-    FR_UNROLL for (int n = 0; n < kVectors; ++n) weight[n] = load(u + (k * kVectors + n) * kWidth);
-    FR_UNROLL for (int t = 0; t < kTiles; ++t) {
-      const Vec value = broadcast(v[t * kChunk + k]);
-      FR_UNROLL for (int n = 0; n < kVectors; ++n) sum[t][n] = fma(weight[n], value, sum[t][n]);
-    }
-  };
-  for (; channels >= kChunk; channels -= kChunk) {
-    for (int64_t k = 0; k < kChunk; k += 2) {
-      __builtin_prefetch(next + k * 32, 0, 2);
-      step(k);
-      step(k + 1);
+  for (bool first = true; channels > 0; channels -= kChunk, first = false) {
+    Vec sum[kTiles][kVectors] = {};
+    const auto step = [&](int64_t k) __attribute__((always_inline)) {
+      Vec weight[kVectors];
+      FR_UNROLL for (int n = 0; n < kVectors; ++n) weight[n] = load(u + (k * kVectors + n) * kWidth);
+      FR_UNROLL for (int t = 0; t < kTiles; ++t) {
+        const Vec value = broadcast(v[t * kChunk + k]);
+        FR_UNROLL for (int n = 0; n < kVectors; ++n) sum[t][n] = fma(weight[n], value, sum[t][n]);
+      }
+    };
+    if (channels >= kChunk)
+      for (int64_t k = 0; k < kChunk; k += 2) {
+        __builtin_prefetch(next + k * 32, 0, 2);
+        step(k);
+        step(k + 1);
+      }
+    else
+      for (int64_t k = 0; k < channels; ++k) step(k);
+    FR_UNROLL for (int n = 0; n < kVectors; ++n) {
+      float* out = m + n * kWidth / kChunk * chunk_stride + n * kWidth % kChunk;
+      if (!first) FR_UNROLL for (int t = 0; t < kTiles; ++t) sum[t][n] = load(out + t * kChunk) + sum[t][n];
+      FR_UNROLL for (int t = 0; t < kTiles; ++t) store(out + t * kChunk, sum[t][n]);
     }
     next += kChunk * 32;
     v += chunk_stride;
     u += kChunk * kVectors * kWidth;
-  }
-  for (int64_t k = 0; k < channels; ++k) step(k);
-  FR_UNROLL for (int n = 0; n < kVectors; ++n) {
-    float* out = m + n * kWidth / kChunk * chunk_stride + n * kWidth % kChunk;
-    FR_UNROLL for (int t = 0; t < kTiles; ++t) store(out + t * kChunk, sum[t][n]);
   }
 }
 
@@ -149,48 +169,47 @@ class Upcoming {
   const char* pieces_[kMost];
 };
 
+// Output rows kPair and kPair + 2 of a tile, one vector of channels.
+template <int64_t kSlot, int kPair>
+FR_INLINE void transform_output_rows(const ConvSpec& spec, const ConvBand& band, const float* m, Vec bias, int64_t row,
+                                     int64_t x, int64_t channel, int64_t lanes) {
+  Vec half[2][6];
+  FR_UNROLL for (int j = 0; j < 6; ++j) {
+    Vec d[6];
+    FR_UNROLL for (int i = 0; i < 6; ++i) d[i] = load(m + (i * 6 + j) * kSlot);
+    transform_output_pair<kPair>(d, half[0][j], half[1][j]);
+  }
+  const int64_t pixels = min(4, band.x_end - x);
+  FR_UNROLL for (int i = 0; i < 2; ++i, row += 2) {
+    if (row >= band.rows) break;
+    Vec y[4];
+    transform_output_pair<0>(half[i], y[0], y[2]);
+    transform_output_pair<1>(half[i], y[1], y[3]);
+    Vec sum[4][1];
+    FR_UNROLL for (int j = 0; j < 4; ++j) sum[j][0] = y[j] + bias;
+    Target target = target_at(spec, band, row, x, channel, lanes);
+    if (pixels == 4) {
+      finish(sum, spec, target);
+    } else {
+      for (int64_t j = 0; j < pixels; ++j) {
+        Vec one[1][1] = {{sum[j][0]}};
+        finish(one, spec, target);
+        target.out += target.out_step;
+        target.residual += target.residual_step;
+      }
+    }
+  }
+}
+
 template <int64_t kSlot>
 __attribute__((noinline)) void transform_output(const ConvSpec& spec, const ConvBand& band, const float* m,
                                                 const float* bias, int64_t tile_row, int64_t x, int64_t tiles,
                                                 int64_t channel) {
   const int64_t lanes = min(kWidth, spec.out_channels - channel);
-  const int64_t rows = min(4, band.rows - 4 * tile_row);
   const Vec bias_vector = load(bias + channel);
   for (int64_t tile = 0; tile < tiles; ++tile, x += 4, m += kChunk) {
-    Vec columns[4][6];
-    FR_UNROLL for (int j = 0; j < 6; ++j) {
-      Vec d[6], y[4];
-      FR_UNROLL for (int i = 0; i < 6; ++i) d[i] = load(m + (i * 6 + j) * kSlot);
-      transform_output_line(d, y);
-      FR_UNROLL for (int i = 0; i < 4; ++i) columns[i][j] = y[i];
-    }
-    const int64_t pixels = min(4, band.x_end - x);
-    FR_UNROLL for (int i = 0; i < 4; ++i) {
-      if (i >= rows) break;
-      Vec y[4];
-      transform_output_line(columns[i], y);
-      const int64_t row = 4 * tile_row + i;
-      Target target;
-      target.out = band.out[row] + (x - band.out_begin) * band.out_pitch + channel;
-      target.out_step = band.out_pitch;
-      target.residual = nullptr;
-      target.residual_step = band.residual_pitch;
-      if (spec.residual != Residual::none)
-        target.residual = band.residual[row] + (x - band.residual_begin) * band.residual_pitch + channel;
-      target.last_lanes = lanes;
-      Vec sum[4][1];
-      FR_UNROLL for (int j = 0; j < 4; ++j) sum[j][0] = y[j] + bias_vector;
-      if (pixels == 4) {
-        finish(sum, spec, target);
-      } else {
-        for (int64_t j = 0; j < pixels; ++j) {
-          Vec one[1][1] = {{sum[j][0]}};
-          finish(one, spec, target);
-          target.out += target.out_step;
-          target.residual += target.residual_step;
-        }
-      }
-    }
+    transform_output_rows<kSlot, 0>(spec, band, m, bias_vector, 4 * tile_row, x, channel, lanes);
+    transform_output_rows<kSlot, 1>(spec, band, m, bias_vector, 4 * tile_row + 1, x, channel, lanes);
   }
 }
 
@@ -222,8 +241,7 @@ class Winograd4 {
       multiply(first, tiles, min(block, total - first - tiles));
       for_each_segment(first, tiles, [&](int64_t row, int64_t column, int64_t count, int64_t tile) {
         for (int64_t c = 0; c < spec_.out_channels; c += kWidth)
-          transform_output<kSlot>(spec_, band_, slot(c, 0, tile), bias_, row, band_.x_begin + 4 * column, count,
-                                  c);
+          transform_output<kSlot>(spec_, band_, slot(c, 0, tile), bias_, row, band_.x_begin + 4 * column, count, c);
       });
     }
   }
@@ -315,8 +333,8 @@ class Winograd4 {
         for (int64_t tile = 0; tile < tiles; tile += most) {
           const int64_t count = min(most, tiles - tile);
           GemmTile* const gemm = count == most ? whole : get_gemm_tile(count, size);
-          gemm(slot(0, position + 1, tile), u, slot(begin * kWidth, position, tile), kChunkStride,
-               spec_.in_channels, upcoming.take(u));
+          gemm(slot(0, position + 1, tile), u, slot(begin * kWidth, position, tile), kChunkStride, spec_.in_channels,
+               upcoming.take(u));
         }
         u += spec_.in_channels * size * kWidth;
       }
@@ -333,10 +351,20 @@ class Winograd4 {
 };
 
 static void convolve_winograd4(const PackedConv& packed, const ConvBand& band, float* workspace) {
-  if (winograd_block_tiles(packed.spec) == 24)
-    Winograd4<24>(packed, band, workspace).run();
-  else
-    Winograd4<48>(packed, band, workspace).run();
+  switch (winograd_block_tiles(packed.spec)) {
+    case 12:
+      Winograd4<12>(packed, band, workspace).run();
+      break;
+    case 24:
+      Winograd4<24>(packed, band, workspace).run();
+      break;
+    case 48:
+      Winograd4<48>(packed, band, workspace).run();
+      break;
+    default:
+      Winograd4<96>(packed, band, workspace).run();
+      break;
+  }
 }
 
 }  // namespace fr::FR_ISA
