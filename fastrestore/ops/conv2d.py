@@ -94,7 +94,9 @@ def _out_size(name: str, size: int, kernel: int, stride: int, padding: int, dila
         return 0
     reach = dilation * (kernel - 1) + 1
     if size + 2 * padding < reach:
-        raise ValueError(f"conv2d: a kernel that spans {reach} pixels does not fit into the {name} {size} + 2 * {padding}")
+        raise ValueError(
+            f"conv2d: a kernel that spans {reach} pixels does not fit into the {name} {size} + 2 * {padding}"
+        )
     return (size + 2 * padding - reach) // stride + 1
 
 

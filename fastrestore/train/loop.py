@@ -14,7 +14,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from fastrestore import models
+from fastrestore import checkpoint, models
 from fastrestore.data import PatchSampler, load_pictures
 from fastrestore.errors import ModelError
 from fastrestore.train.recipe import Recipe, data_folders
@@ -44,7 +44,7 @@ def train(
         print(f"left out: {sentence}", file=sys.stderr)
     sampler = PatchSampler(pictures, recipe.patch, recipe.batch, recipe.grey, recipe.seed)
     torch.manual_seed(recipe.seed)
-    model = models.create(recipe.architecture, **recipe.config).to(device, memory_format=torch.channels_last)
+    model = _initial_model(recipe).to(device, memory_format=torch.channels_last)
     run = _Run(recipe, model, state)
     step = run.resume()
     last = recipe.steps if stop_after is None else min(recipe.steps, step + stop_after)
@@ -62,6 +62,16 @@ def train(
             losses, since = [], time.perf_counter()
     model.load_state_dict(run.average)
     return model.eval()
+
+
+def _initial_model(recipe: Recipe) -> nn.Module:
+    if not recipe.init:
+        return models.create(recipe.architecture, **recipe.config)
+    wanted = models.create(recipe.architecture, **recipe.config).config
+    model = checkpoint.load(recipe.init).train()
+    if model.config != wanted:
+        raise ModelError(f"{recipe.init} holds {model.config}, the recipe wants {wanted}")
+    return model
 
 
 class _Run:
@@ -92,7 +102,8 @@ class _Run:
         return loss.detach()
 
     def _identity(self) -> str:
-        return json.dumps({k: v for k, v in vars(self.recipe).items() if k != "save_every"}, sort_keys=True)
+        values = {k: v for k, v in vars(self.recipe).items() if k != "save_every" and (k, v) != ("init", "")}
+        return json.dumps(values, sort_keys=True)
 
     def save(self, step: int) -> None:
         tensors = {"step": torch.tensor(step)}

@@ -21,6 +21,7 @@ class Recipe:
     architecture: str  # a key of fastrestore.models.MODELS
     folders: tuple[str, ...]  # of training pictures; "$DATA" stands for the folder given on the command line
     config: dict[str, Any] = field(default_factory=dict)  # of the architecture
+    init: str = ""  # a model file whose weights the training starts from, for a second phase; else random
     patch: int = 64  # side of a training patch in pixels
     batch: int = 16
     steps: int = 20000

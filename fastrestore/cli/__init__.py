@@ -1,0 +1,102 @@
+"""The fastrestore command.  Each subcommand is one file here, a thin client of the public names.
+
+A subcommand's file imports nothing heavy at its top: --help must answer in well under a second.
+Exit codes: 0 every input has its complete result; 1 some inputs failed, the others are done; 2 usage; 3 model or
+set-up; 4 memory or disk; 130 and 143 interrupted.
+"""
+
+import errno
+import os
+import signal
+import sys
+from typing import Annotated, NoReturn
+
+import typer
+
+from fastrestore.cli import convert, eval, info, models, restore, train
+from fastrestore.errors import FastrestoreError, ImageError
+
+app = typer.Typer(
+    help="Image restoration at speed: removes noise from pictures.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command()(restore.denoise)
+app.command()(models.models)
+app.command()(info.info)
+app.command()(eval.eval)
+app.command()(train.train)
+app.command()(convert.convert)
+
+UsageError = typer.BadParameter.__bases__[0]  # typer has moved it between modules, not its subclass
+
+_options = {"debug": False}
+
+
+@app.callback()
+def _main(debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks of errors.")] = False) -> None:
+    _options["debug"] = debug
+
+
+def main(arguments: list[str] | None = None) -> NoReturn:
+    """Runs the command line and exits with its code.  Errors are one to three lines on stderr."""
+    _options["debug"] = False
+    signal.signal(signal.SIGTERM, _on_terminate)
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(errors="backslashreplace")  # a file name may hold anything
+    try:
+        code = app(arguments, prog_name="fastrestore", standalone_mode=False) or 0
+        sys.stdout.flush()
+    except KeyboardInterrupt:
+        code = 130
+    except BrokenPipeError:  # nobody reads our output any more; keep Python from saying so again at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 1
+    except Exception as error:
+        if _options["debug"]:
+            raise
+        code = exit_code(error)
+        if isinstance(error, UsageError):
+            error.show()
+        elif not isinstance(error, typer.Exit):
+            print(f"fastrestore: {describe(error)}", file=sys.stderr)
+    sys.exit(code)
+
+
+def exit_code(error: BaseException) -> int:
+    """The exit code that says what kind of error ended the whole command."""
+    if isinstance(error, typer.Exit | UsageError):
+        return error.exit_code
+    if isinstance(error, typer.Abort):
+        return 130
+    if is_resource(error):
+        return 4
+    if isinstance(error, ImageError) or not isinstance(error, FastrestoreError):
+        return 1
+    return 3
+
+
+def is_resource(error: BaseException) -> bool:
+    """Whether memory or disk ran out."""
+    full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+    return full or isinstance(error, MemoryError)
+
+
+def describe(error: BaseException) -> str:
+    """One line for an error."""
+    if isinstance(error, OSError) and error.filename is not None:
+        name = os.fsdecode(error.filename)
+        return f"{name if name.isprintable() else ascii(name)}: {error.strerror}"
+    text = " ".join(str(error).split())
+    if isinstance(error, MemoryError):
+        return text or "out of memory"
+    if isinstance(error, FastrestoreError | OSError | UsageError):
+        return text
+    return f"{type(error).__name__}: {text} (fastrestore --debug shows where)"
+
+
+def _on_terminate(number: int, frame: object) -> NoReturn:
+    raise SystemExit(143)  # unwinds, so that temporary files are removed

@@ -1,0 +1,168 @@
+"""fastrestore denoise: pictures in, pictures out."""
+
+import json
+import logging
+import os
+import sys
+import warnings
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+
+def denoise(
+    inputs: Annotated[list[Path], typer.Argument(metavar="INPUT...", help="PNG, JPEG, TIFF, WebP or BMP pictures.")],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="The result; for several inputs a folder, made if missing.")
+    ],
+    model: Annotated[
+        str | None,
+        typer.Option(help="A named model or a .safetensors file.  [default: the task's]", show_default=False),
+    ] = None,
+    sigma: Annotated[
+        float | None, typer.Option(min=0, max=255, help="Noise level in 0-255 units.  [default: estimated]")
+    ] = None,
+    strength: Annotated[float, typer.Option(min=0, max=1, help="0 keeps the input, 1 restores fully.")] = 1.0,
+    device: Annotated[str, typer.Option(help="auto or cpu.")] = "auto",
+    precision: Annotated[str, typer.Option(help="auto or float32.")] = "auto",
+    memory: Annotated[
+        str, typer.Option(help="Budget beyond input and output, like 64MiB; the result does not depend on it.")
+    ] = "1GiB",
+    threads: Annotated[int | None, typer.Option(min=1, help="Threads.  [default: all]", show_default=False)] = None,
+    quality: Annotated[int, typer.Option(min=1, max=100, help="Of JPEG results.")] = 95,
+    max_mpixel: Annotated[float, typer.Option(min=0, help="Refuse larger pictures.")] = 200,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace results that exist.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Report on stdout as one JSON object.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but errors.")] = False,
+) -> None:
+    """Removes noise from pictures.
+
+    The suffix of -o names the format; in a folder each result has its input's name.  Bit depth, alpha, colour
+    profile, EXIF and resolution are kept; what cannot be kept is said.  Inputs are never modified, and a result
+    that exists is left alone unless --overwrite is given.
+    """
+    options = {"device": device, "precision": precision, "memory": memory, "threads": threads}
+    targets = _targets(inputs, output)
+    _restore_all("denoise", targets, model, options, sigma, strength, quality, max_mpixel, overwrite, as_json, quiet)
+
+
+def _targets(inputs: list[Path], output: Path) -> list[tuple[Path, Path]]:
+    """(input, result) pairs.  Raises BadParameter where a result would overwrite an input or another result."""
+    folder = len(inputs) > 1 or output.is_dir() or str(output).endswith(os.sep)
+    if not folder and not output.suffix:
+        raise typer.BadParameter(f"{_show(output)}: a result needs a suffix like .png, or be an existing folder")
+    if folder and output.exists() and not output.is_dir():
+        raise typer.BadParameter(f"{_show(output)}: for several inputs the output must be a folder")
+    if not folder and not output.parent.is_dir():
+        raise typer.BadParameter(f"{_show(output.parent)}: no such folder")
+    pairs = [(source, output / source.name if folder else output) for source in inputs]
+    seen: dict[str, Path] = {}
+    for source, target in pairs:
+        key = os.path.normcase(target)
+        if key in seen:
+            raise typer.BadParameter(f"{_show(seen[key])} and {_show(source)} would both become {_show(target)}")
+        seen[key] = source
+    for _, target in pairs:
+        for source in inputs:
+            if target.exists() and source.exists() and os.path.samefile(target, source):
+                raise typer.BadParameter(f"{_show(target)} is an input and would be overwritten")
+    if folder:
+        output.mkdir(parents=True, exist_ok=True)
+    return pairs
+
+
+def _restore_all(
+    task: str,
+    targets: list[tuple[Path, Path]],
+    model: str | None,
+    options: dict[str, Any],
+    sigma: float | None,
+    strength: float,
+    quality: int,
+    max_mpixel: float,
+    overwrite: bool,
+    as_json: bool,
+    quiet: bool,
+) -> None:
+    warnings.simplefilter("ignore")  # what matters of a picture's faults comes as an error or a notice
+    logging.disable()
+    from fastrestore import Restorer
+    from fastrestore.cli import describe, is_resource
+    from fastrestore.errors import FastrestoreError, ImageError, MissingDependency
+
+    try:
+        restorer = Restorer(model, task, **options)
+    except FastrestoreError:
+        raise
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from error
+    if sigma is not None and not restorer.info["takes_sigma"]:
+        raise typer.BadParameter(f"{restorer.info['model']} takes no noise level: leave --sigma out")
+    results, failures = [], []
+    with _progress(quiet or as_json) as bar:
+        for number, (source, target) in enumerate(targets, 1):
+            result: dict[str, Any] = {"input": _show(source), "output": _show(target)}
+            results.append(result)
+            try:
+                if target.exists() and not overwrite:
+                    raise ImageError(f"{_show(target)}: exists; --overwrite replaces it")
+                report = restorer.file(
+                    source,
+                    target,
+                    sigma,
+                    strength,
+                    quality=quality,
+                    max_pixels=int(max_mpixel * 1e6),
+                    progress=_ticker(bar, f"{_show(source)} ({number} of {len(targets)})"),
+                )
+                result |= {"ok": True, **report}
+            except (ImageError, MissingDependency, MemoryError, OSError) as error:
+                if isinstance(error, BrokenPipeError):
+                    raise
+                failures.append(error)
+                result |= {"ok": False, "error": describe(error)}
+            _say(result, as_json, quiet)
+    if as_json:
+        print(json.dumps({"task": task, "path": restorer.info, "results": results}, indent=2))
+    if failures:
+        raise typer.Exit(4 if any(is_resource(error) for error in failures) else 1)
+
+
+def _say(result: dict[str, Any], as_json: bool, quiet: bool) -> None:
+    if not result["ok"]:
+        print(f"fastrestore: {result['error']}", file=sys.stderr)
+        return
+    if quiet or as_json:
+        return
+    for notice in result["notices"]:
+        print(f"fastrestore: {result['input']}: note: {notice}", file=sys.stderr)
+    level = "" if result["sigma"] is None else f"σ {result['sigma']:.1f}, "
+    print(f"{result['input']} -> {result['output']} ({level}{result['seconds']:.2f} s)")
+
+
+def _progress(off: bool) -> Any:
+    """A progress bar on stderr if that is a terminal."""
+    if off or not sys.stderr.isatty():
+        return nullcontext()
+    from rich.console import Console
+    from rich.progress import Progress
+
+    return Progress(console=Console(stderr=True), transient=True)
+
+
+def _ticker(bar: Any, title: str) -> Any:
+    if bar is None:
+        return None
+    from rich.markup import escape
+
+    for task in bar.task_ids:
+        bar.remove_task(task)
+    task = bar.add_task(escape(title), total=1.0)
+    return lambda done: bar.update(task, completed=done)
+
+
+def _show(path: Path) -> str:
+    """A path on one line, whatever it holds (as image.show_name, which would import the decoders)."""
+    return str(path) if str(path).isprintable() else ascii(str(path))

@@ -1,0 +1,257 @@
+"""Any picture in, the same kind out: the model, the noise level and the machine's path are chosen here."""
+
+import math
+import os
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image as PilImage
+from torch import Tensor, nn
+
+from fastrestore import engine, estimate, zoo
+from fastrestore import image as images
+from fastrestore.errors import ImageError, UnsupportedOperator
+from fastrestore.tiled import TiledModel
+
+Progress = Callable[[float], object]
+
+FLOAT_LIMIT = 8.0  # float pictures beyond this are not in [0, 1] at all: 0 to 255, say
+_PIL_MODES = ("L", "LA", "RGB", "RGBA", "I;16", "F")
+
+
+class Restorer:
+    """A model made ready for this machine.  Threads may share it; they take turns.
+
+    model: a name that fastrestore.models() lists, a .safetensors file, an nn.Module, or None for the task's
+    default.  device: "auto" or "cpu".  precision: "auto" or "float32".  memory: bytes, or a string like "1GiB",
+    for the work beyond input and output; the result does not depend on it.  threads: None for all.
+    Raises ModelError for a model that is unknown or refused, ValueError for other arguments that do not fit.
+    """
+
+    def __init__(
+        self,
+        model: str | os.PathLike | nn.Module | None = None,
+        task: str = "denoise",
+        device: str = "auto",
+        precision: str = "auto",
+        memory: int | str | None = None,
+        threads: int | None = None,
+    ):
+        engine.parse_memory(memory)
+        if device not in ("auto", "cpu"):
+            raise ValueError(f"device {device!r} is not there: this version runs on the cpu")
+        if threads is not None and threads < 1:
+            raise ValueError(f"threads must be 1 or more, got {threads}")
+        if isinstance(model, nn.Module):
+            self.name, module = type(model).__name__, model
+        else:
+            self.name = os.fspath(model) if model is not None else zoo.default(task)
+            module = zoo.load(model if model is not None else self.name)
+        try:
+            plan = engine.compile(module, precision)
+            self._runner = plan.session(device="cpu", threads=threads, memory=memory)
+            self._channels, self._takes_sigma, path = plan.channels, plan.takes_sigma, "plan"
+        except UnsupportedOperator as error:
+            self._runner = TiledModel(module, memory)
+            self._channels, self._takes_sigma = self._runner.channels, self._runner.takes_sigma
+            path = f"torch, because {error}"
+        self._path = path
+        self._lock = threading.Lock()
+
+    @property
+    def info(self) -> dict[str, Any]:
+        """The model's name and kind, and the path taken: device, ISA, precision, threads, memory."""
+        about = {"model": self.name, "channels": self._channels, "takes_sigma": self._takes_sigma}
+        return about | {"path": self._path} | self._runner.info
+
+    def __call__(
+        self,
+        image: np.ndarray | PilImage.Image | Tensor,
+        sigma: float | None = None,
+        strength: float = 1.0,
+        clip: bool = True,
+        progress: Progress | None = None,
+    ) -> np.ndarray | PilImage.Image | Tensor:
+        """Restores one picture, or a batch given as a tensor; the input is not modified.
+
+        image: an array [H, W] or [H, W, C] with C 1 (grey), 2 (grey and alpha), 3 (RGB) or 4 (RGB and alpha), of
+        uint8, uint16, float16, float32 or float64, with any strides; a PIL picture of mode L, LA, RGB, RGBA, I;16
+        or F; a tensor [N, C, H, W] of uint8 or floats, on any device.  Floats are nominally in [0, 1].  Alpha is
+        passed through.  Returns the same kind, shape, dtype and range.
+        sigma: the noise level in 0-255 units; None: estimated from the picture if the model takes one.
+        strength: 0 (the input) to 1 (fully restored).  clip: False leaves floats outside [0, 1] as they come.
+        progress: called with the share done; an exception that it raises stops the work and comes out here.
+        Raises ImageError for a picture that is empty, not finite or of another kind, ValueError for sigma or
+        strength, MemoryBudgetError when the budget cannot be kept.
+        """
+        self._check(sigma, strength)
+        if isinstance(image, Tensor):
+            return self._tensor(image, sigma, strength, clip, progress)
+        if isinstance(image, PilImage.Image):
+            return self._pil(image, sigma, strength, clip, progress)
+        if isinstance(image, np.ndarray):
+            return self._array(image, sigma, strength, clip, progress)
+        raise ImageError(f"a picture must be an ndarray, a PIL image or a tensor, got {type(image).__name__}")
+
+    def file(
+        self,
+        source: str | os.PathLike,
+        target: str | os.PathLike,
+        sigma: float | None = None,
+        strength: float = 1.0,
+        *,
+        quality: int = 95,
+        max_pixels: int = images.MAX_PIXELS,
+        progress: Progress | None = None,
+    ) -> dict[str, Any]:
+        """Restores a picture file into another, whose suffix names the format; see image.read and image.write.
+
+        Returns {sigma (used, or None), height, width, seconds (of the model), notices}.  A float picture with
+        samples outside [0, 1] is not clipped, by notice.  Raises what image.read, __call__ and image.write do.
+        """
+        self._check(sigma, strength)
+        os.stat(source)  # that it is missing is the more useful message
+        images.format_of(target)
+        picture = images.read(source, max_pixels=max_pixels)
+        pixels, notices, clip = picture.pixels, list(picture.notices), True
+        if pixels.dtype.kind == "f":
+            low, high = float(pixels.min()), float(pixels.max())
+            clip = low >= 0 and high <= 1
+            if not clip:
+                notices.append(f"its samples go from {low:g} to {high:g}; models expect 0 to 1; nothing is clipped")
+        start = time.perf_counter()
+        restored, used = self._restore(pixels, sigma, strength, clip, progress)
+        seconds = time.perf_counter() - start
+        notices += images.write(target, replace(picture, pixels=restored), quality=quality)
+        height, width = pixels.shape[:2]
+        return {"sigma": used, "height": height, "width": width, "seconds": seconds, "notices": notices}
+
+    def _check(self, sigma: float | None, strength: float) -> None:
+        if sigma is not None:
+            if not self._takes_sigma:
+                raise ValueError(f"{self.name} takes no noise level: leave sigma out")
+            if not (math.isfinite(sigma) and sigma >= 0):
+                raise ValueError(f"sigma must be 0 or more, in 0-255 units, got {sigma}")
+        if not 0 <= strength <= 1:
+            raise ValueError(f"strength must be from 0 to 1, got {strength}")
+
+    def _restore(
+        self, pixels: np.ndarray, sigma: float | None, strength: float, clip: bool, progress: Progress | None
+    ) -> tuple[np.ndarray, float | None]:
+        """The restored pixels, and the noise level used.  pixels: contiguous [H, W, 1 or 3] of an engine dtype."""
+        if sigma is None and self._takes_sigma:
+            sigma = estimate.noise_level(pixels)
+        out = np.empty_like(pixels)
+        tick = progress or _nothing  # always one, so that Ctrl-C acts while the engine works
+        with self._lock:
+            if self._channels == 1 and pixels.shape[2] == 3:
+                for c in range(3):  # a grey model takes colour plane by plane
+                    plane = np.ascontiguousarray(pixels[..., c : c + 1])
+                    part = self._runner.run(
+                        plane,
+                        sigma=sigma,
+                        strength=strength,
+                        clip=clip,
+                        progress=lambda done, c=c: tick((c + done) / 3),
+                    )
+                    out[..., c : c + 1] = part
+            else:
+                self._runner.run(pixels, sigma=sigma, strength=strength, clip=clip, out=out, progress=tick)
+        return out, sigma
+
+    def _array(
+        self, array: np.ndarray, sigma: float | None, strength: float, clip: bool, progress: Progress | None
+    ) -> np.ndarray:
+        _check_array(array, clip)
+        native = array.dtype.newbyteorder("=")
+        work = np.dtype(np.float32) if native == np.float64 else native
+        data = array[..., None] if array.ndim == 2 else array
+        colours = data.shape[2] - (data.shape[2] in (2, 4))
+        pixels = np.ascontiguousarray(data[..., :colours], dtype=work)
+        restored, _ = self._restore(pixels, sigma, strength, clip, progress)
+        if restored.shape == data.shape:
+            return restored.astype(array.dtype, copy=False).reshape(array.shape)
+        out = np.empty(array.shape, array.dtype)
+        out[..., :colours] = restored
+        out[..., colours:] = data[..., colours:]
+        return out
+
+    def _pil(
+        self, picture: PilImage.Image, sigma: float | None, strength: float, clip: bool, progress: Progress | None
+    ) -> PilImage.Image:
+        if picture.mode not in _PIL_MODES:
+            raise ImageError(f"PIL mode {picture.mode!r} is not supported: {', '.join(_PIL_MODES)} are; convert() it")
+        if "transparency" in picture.info:
+            raise ImageError(f"a PIL picture of mode {picture.mode!r} with a transparent colour: convert('RGBA') it")
+        out = PilImage.fromarray(self._array(np.asarray(picture), sigma, strength, clip, progress))
+        out.info = dict(picture.info)
+        return out
+
+    def _tensor(self, x: Tensor, sigma: float | None, strength: float, clip: bool, progress: Progress | None) -> Tensor:
+        if x.ndim != 4 or x.shape[1] not in (1, 2, 3, 4):
+            raise ImageError(f"a tensor must be [N, C, H, W] with C from 1 to 4, got {list(x.shape)}")
+        if not (x.is_floating_point() or x.dtype == torch.uint8):
+            raise ImageError(f"a tensor must be uint8 or float, got {x.dtype}")
+        if x.numel() == 0:
+            raise ImageError(f"the tensor is empty: {list(x.shape)}")
+        source = x.detach().cpu()
+        if x.dtype == torch.bfloat16:  # numpy has none
+            source = source.float()
+        out = torch.empty_like(source)
+        for n, item in enumerate(source):
+            tick = None if progress is None else lambda done, n=n: progress((n + done) / len(source))
+            restored = self._array(item.permute(1, 2, 0).numpy(), sigma, strength, clip, tick)
+            out[n] = torch.from_numpy(restored).permute(2, 0, 1)
+        return out.to(x.device, x.dtype)
+
+
+def restore(
+    image: np.ndarray | PilImage.Image | Tensor,
+    task: str = "denoise",
+    model: str | os.PathLike | nn.Module | None = None,
+    sigma: float | None = None,
+    strength: float = 1.0,
+    device: str = "auto",
+    precision: str = "auto",
+    memory: int | str | None = None,
+    clip: bool = True,
+) -> np.ndarray | PilImage.Image | Tensor:
+    """Restores one picture; the arguments are Restorer's and its call's.  Models taken by name stay ready."""
+    if model is None or (isinstance(model, str) and model in zoo.names()):
+        restorer = _named(model, task, device, precision, memory)
+    else:
+        restorer = Restorer(model, task, device, precision, memory)
+    return restorer(image, sigma, strength, clip)
+
+
+@lru_cache(maxsize=4)
+def _named(model: str | None, task: str, device: str, precision: str, memory: int | str | None) -> Restorer:
+    return Restorer(model, task, device, precision, memory)
+
+
+def _check_array(array: np.ndarray, clip: bool) -> None:
+    """Raises ImageError for an array that is no picture."""
+    what = f"{array.dtype} {list(array.shape)}"
+    if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (1, 2, 3, 4)):
+        raise ImageError(f"a picture must be [H, W] or [H, W, C] with C from 1 to 4, got {what}")
+    if array.size == 0:
+        raise ImageError(f"the picture is empty: {what}")
+    if array.dtype.newbyteorder("=").name not in ("uint8", "uint16", "float16", "float32", "float64"):
+        raise ImageError(f"a picture must be uint8, uint16, float16, float32 or float64, got {what}")
+    if array.dtype.kind != "f":
+        return
+    for row in array:  # by rows: no array of its size beside it
+        if not np.isfinite(row).all():
+            raise ImageError(f"the picture has samples that are NaN or infinite: {what}")
+        if clip and row.max() > FLOAT_LIMIT:
+            raise ImageError(f"float pictures are in [0, 1], this one reaches {row.max():g}: {what}; or say clip=False")
+
+
+def _nothing(done: float) -> None:
+    pass

@@ -1,0 +1,123 @@
+"""fastrestore train, convert and eval, as a user would run them."""
+
+import json
+
+import cv2
+import numpy as np
+import pytest
+import torch
+import typer
+from safetensors.torch import load_file, save_file
+from typer.testing import CliRunner
+
+from fastrestore import checkpoint, models
+from fastrestore.cli.convert import convert
+from fastrestore.cli.eval import eval as evaluate
+from fastrestore.cli.train import train
+from fastrestore.errors import ModelError
+
+RECIPE = """
+name = "denoise-test"
+architecture = "dncnn"
+config = { width = 4, depth = 3 }
+folders = ["$DATA"]
+licence = "our own noise"
+steps = 6
+patch = 12
+batch = 2
+save_every = 3
+"""
+
+
+def run(command, *arguments):
+    app = typer.Typer()
+    app.command()(command)
+    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
+    if result.exception and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return result
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    for i in range(2):
+        cv2.imwrite(str(folder / f"{i}.png"), rng.integers(0, 256, (20, 24, 3), np.uint8))
+    return folder
+
+
+def test_train_resumes_and_writes_a_model_with_its_card(pictures, tmp_path):
+    (tmp_path / "r.toml").write_text(RECIPE)
+    path, state = tmp_path / "denoise-test.safetensors", tmp_path / "state"
+    arguments = (tmp_path / "r.toml", "--data", pictures, "--state", state, "-o", path)
+    result = run(train, *arguments, "--stop-after", 3)
+    assert result.exit_code == 0
+    assert "goes on from there" in result.output
+    assert not path.exists()
+    assert run(train, *arguments).exit_code == 0
+    card = checkpoint.describe(path).card
+    assert (card["name"], card["task"], card["family"]) == ("denoise-test", "denoise", "test")
+    assert card["licence"] == "our own noise"
+    assert card["recipe"]["steps"] == 6
+    assert 0 < card["final_loss"] < 1
+    first = load_file(path)
+    assert {value.dtype for value in first.values()} == {torch.float16}
+    path.unlink()
+    assert run(train, *arguments).exit_code == 0  # a finished state just gives the file again
+    assert all(torch.equal(first[name], value) for name, value in load_file(path).items())
+
+
+def test_train_refuses_before_it_trains(pictures, tmp_path):
+    (tmp_path / "r.toml").write_text(RECIPE)
+    assert run(train, tmp_path / "r.toml", "--data", pictures, "-o", tmp_path / "m.pth").exit_code == 2
+    assert run(train, tmp_path / "r.toml", "--data", pictures, "-o", tmp_path / "no" / "m.safetensors").exit_code == 2
+    with pytest.raises(ModelError, match=r"none\.toml"):
+        run(train, "none.toml", "-o", tmp_path / "m.safetensors")
+
+
+def test_convert_states_the_configuration(tmp_path):
+    save_file(models.create("ffdnet", channels=1, width=4, depth=3).state_dict(), tmp_path / "w.safetensors")
+    path = tmp_path / "m.safetensors"
+    result = run(convert, tmp_path / "w.safetensors", "-o", path, "--arch", "ffdnet", "--licence", "MIT")
+    assert result.exit_code == 0
+    assert "channels=1, width=4, depth=3" in result.output.replace("\n", "")
+    assert checkpoint.load(path).config.depth == 3
+    assert checkpoint.describe(path).card == {"source": "w.safetensors", "licence": "MIT"}
+
+
+@pytest.mark.parametrize("item", ["depth", "depth=", "depth=many", "=3"])
+def test_convert_explains_config(item, tmp_path):
+    (tmp_path / "w.safetensors").touch()
+    arguments = (tmp_path / "w.safetensors", "-o", tmp_path / "m.safetensors", "--arch", "dncnn", "--config", item)
+    if item == "=3":
+        with pytest.raises(ModelError):
+            run(convert, *arguments)
+    else:
+        assert run(convert, *arguments).exit_code == 2
+    assert not (tmp_path / "m.safetensors").exists()
+
+
+def test_eval_prints_writes_and_records(pictures, tmp_path):
+    path = tmp_path / "m.safetensors"
+    checkpoint.save(models.create("dncnn", width=4, depth=3), path, card={"name": "m"})
+    written = tmp_path / "figures.json"
+    result = run(evaluate, path, pictures, "--sigma", 15, "--sigma", 25, "--eager", "--json", written, "--record")
+    assert result.exit_code == 0
+    assert "m on pictures" in result.output
+    figures = json.loads(written.read_text())
+    assert (figures["model"], figures["set"]) == ("m", "pictures")
+    assert [score["sigma"] for score in figures["scores"]] == [15, 25]
+    card = checkpoint.describe(path).card
+    assert card["psnr"]["pictures"] == {f"{s['sigma']:g}": round(s["psnr"], 2) for s in figures["scores"]}
+    run(evaluate, path, pictures, "--sigma", 50, "--eager", "--record")
+    assert set(checkpoint.describe(path).card["psnr"]["pictures"]) == {"15", "25", "50"}
+
+
+def test_eval_usage(pictures, tmp_path):
+    assert run(evaluate, "m.safetensors", pictures).exit_code == 2
+    assert run(evaluate, "denoise-cnn", pictures, "--sigma", 25, "--record").exit_code == 2
+    assert run(evaluate, "m.safetensors", pictures, "--sigma", 25, "--record", "--limit", 1).exit_code == 2
+    with pytest.raises(ModelError, match="No such file"):
+        run(evaluate, tmp_path / "m.safetensors", pictures, "--sigma", 25)
