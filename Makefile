@@ -13,9 +13,13 @@ demo: $(STAMP)
 test: $(STAMP)
 	$(BIN)/python -m pytest -q
 
+# torch keeps freed memory only when glibc's allocator is told so; without it torch looks slower than it is.
+ALLOCATOR := GLIBC_TUNABLES=glibc.malloc.mmap_max=0:glibc.malloc.trim_threshold=1099511627776:glibc.malloc.hugetlb=1
+RECORD ?= benchmarks/results/local
+
 bench: $(STAMP)
-	$(BIN)/python -m pip install -q -c constraints.txt ".[bench,peers]" --no-build-isolation --no-deps || true
-	$(BIN)/python -m pytest benchmarks -q
+	$(BIN)/python -m pip install -q -c constraints.txt -e ".[bench,peers]"
+	$(ALLOCATOR) $(BIN)/python -m pytest benchmarks -q -s -o python_files='bench_*.py' --record $(RECORD)
 
 # The native tests under AddressSanitizer and UndefinedBehaviorSanitizer.
 asan: $(STAMP)

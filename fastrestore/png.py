@@ -70,8 +70,9 @@ def read16(file: BinaryIO, channels: int, key: bytes | None) -> tuple[np.ndarray
     alpha = np.ascontiguousarray(decoded[..., 3]) if decoded.shape[2] == 4 else None
     if channels == 2:  # grey with alpha comes back as colour
         return np.ascontiguousarray(decoded[..., :1]), alpha
-    convert = cv2.COLOR_BGR2RGB if alpha is None else cv2.COLOR_BGRA2RGB
-    return cv2.cvtColor(decoded, convert), alpha
+    if alpha is None:
+        return cv2.cvtColor(decoded, cv2.COLOR_BGR2RGB, decoded), None
+    return cv2.cvtColor(decoded, cv2.COLOR_BGRA2RGB), alpha
 
 
 def _essential(file: BinaryIO) -> bytearray:

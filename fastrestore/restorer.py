@@ -5,7 +5,6 @@ import os
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
@@ -128,8 +127,10 @@ class Restorer:
         start = time.perf_counter()
         restored, used = self._restore(pixels, sigma, strength, clip, progress)
         seconds = time.perf_counter() - start
-        notices += images.write(target, replace(picture, pixels=restored), quality=quality)
         height, width = pixels.shape[:2]
+        del pixels
+        picture.pixels = restored  # from here on the input's pixels need no memory
+        notices += images.write(target, picture, quality=quality)
         return {"sigma": used, "height": height, "width": width, "seconds": seconds, "notices": notices}
 
     def _check(self, sigma: float | None, strength: float) -> None:
@@ -147,6 +148,7 @@ class Restorer:
         """The restored pixels, and the noise level used.  pixels: contiguous [H, W, 1 or 3] of an engine dtype."""
         if sigma is None and self._takes_sigma:
             sigma = estimate.noise_level(pixels)
+        pixels = pixels.view(pixels.dtype.type)  # numpy's own dtype object, which is what the engine looks for
         out = np.empty_like(pixels)
         tick = progress or _nothing  # always one, so that Ctrl-C acts while the engine works
         with self._lock:

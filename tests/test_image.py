@@ -393,7 +393,7 @@ def test_hostile_files_are_refused(name, tmp_path):
     for source in (data, tmp_path / "evil.png"):
         if not isinstance(source, bytes):
             source.write_bytes(data)
-        with pytest.raises(ImageError, match=words) as caught:
+        with pytest.raises(ImageError, match=words or None) as caught:
             image.read(source)
         assert "\n" not in str(caught.value)
     assert "evil.png" in str(caught.value)

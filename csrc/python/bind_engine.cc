@@ -68,16 +68,19 @@ RunReport run(Session& session, const py::array& image, py::array& out, std::opt
     if (image.shape(axis) != out.shape(axis)) refuse("out must have the image's shape");
   for (int axis = 0; axis < 3; ++axis)
     if (image.shape(axis) == 0) refuse("the image is empty");
-  for (const py::array& array : {image, static_cast<const py::array&>(out)})
-    if (array.strides(2) != size || array.strides(1) != size * array.shape(2) || array.strides(0) < 0)
+  for (const py::array& array : {image, static_cast<const py::array&>(out)})  // an axis of length 1 has no stride
+    if ((array.shape(2) > 1 && array.strides(2) != size) ||
+        (array.shape(1) > 1 && array.strides(1) != size * array.shape(2)) ||
+        (array.shape(0) > 1 && array.strides(0) < 0))
       refuse("the pixels of a row must be contiguous");
   picture.in = image.data();
   picture.out = out.mutable_data();
   picture.height = image.shape(0);
   picture.width = image.shape(1);
   picture.channels = image.shape(2);
-  picture.in_row_bytes = image.strides(0);
-  picture.out_row_bytes = out.strides(0);
+  const int64_t row_bytes = picture.width * picture.channels * size;
+  picture.in_row_bytes = picture.height > 1 ? image.strides(0) : row_bytes;
+  picture.out_row_bytes = picture.height > 1 ? out.strides(0) : row_bytes;
   RunOptions options;
   options.sigma = sigma;
   options.strength = strength;

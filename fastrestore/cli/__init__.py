@@ -5,7 +5,6 @@ Exit codes: 0 every input has its complete result; 1 some inputs failed, the oth
 set-up; 4 memory or disk; 130 and 143 interrupted.
 """
 
-import errno
 import os
 import signal
 import sys
@@ -14,7 +13,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from fastrestore.cli import convert, eval, info, models, restore, train
-from fastrestore.errors import FastrestoreError, ImageError
+from fastrestore.cli.report import UsageError, describe, exit_code
 
 app = typer.Typer(
     help="Image restoration at speed: removes noise from pictures.",
@@ -31,8 +30,6 @@ app.command()(eval.eval)
 app.command()(train.train)
 app.command()(convert.convert)
 
-UsageError = typer.BadParameter.__bases__[0]  # typer has moved it between modules, not its subclass
-
 _options = {"debug": False}
 
 
@@ -45,7 +42,9 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     """Runs the command line and exits with its code.  Errors are one to three lines on stderr."""
     _options["debug"] = False
     signal.signal(signal.SIGTERM, _on_terminate)
-    for stream in (sys.stdout, sys.stderr):
+    if sys.stdout is None:  # closed by the caller: what is printed goes nowhere
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115
+    for stream in filter(None, (sys.stdout, sys.stderr)):
         stream.reconfigure(errors="backslashreplace")  # a file name may hold anything
     try:
         code = app(arguments, prog_name="fastrestore", standalone_mode=False) or 0
@@ -64,38 +63,6 @@ def main(arguments: list[str] | None = None) -> NoReturn:
         elif not isinstance(error, typer.Exit):
             print(f"fastrestore: {describe(error)}", file=sys.stderr)
     sys.exit(code)
-
-
-def exit_code(error: BaseException) -> int:
-    """The exit code that says what kind of error ended the whole command."""
-    if isinstance(error, typer.Exit | UsageError):
-        return error.exit_code
-    if isinstance(error, typer.Abort):
-        return 130
-    if is_resource(error):
-        return 4
-    if isinstance(error, ImageError) or not isinstance(error, FastrestoreError):
-        return 1
-    return 3
-
-
-def is_resource(error: BaseException) -> bool:
-    """Whether memory or disk ran out."""
-    full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-    return full or isinstance(error, MemoryError)
-
-
-def describe(error: BaseException) -> str:
-    """One line for an error."""
-    if isinstance(error, OSError) and error.filename is not None:
-        name = os.fsdecode(error.filename)
-        return f"{name if name.isprintable() else ascii(name)}: {error.strerror}"
-    text = " ".join(str(error).split())
-    if isinstance(error, MemoryError):
-        return text or "out of memory"
-    if isinstance(error, FastrestoreError | OSError | UsageError):
-        return text
-    return f"{type(error).__name__}: {text} (fastrestore --debug shows where)"
 
 
 def _on_terminate(number: int, frame: object) -> NoReturn:

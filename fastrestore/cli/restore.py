@@ -11,6 +11,8 @@ from typing import Annotated, Any
 
 import typer
 
+from fastrestore.cli.report import describe, is_resource, show_name
+
 
 def denoise(
     inputs: Annotated[list[Path], typer.Argument(metavar="INPUT...", help="PNG, JPEG, TIFF, WebP or BMP pictures.")],
@@ -52,22 +54,24 @@ def _targets(inputs: list[Path], output: Path) -> list[tuple[Path, Path]]:
     """(input, result) pairs.  Raises BadParameter where a result would overwrite an input or another result."""
     folder = len(inputs) > 1 or output.is_dir() or str(output).endswith(os.sep)
     if not folder and not output.suffix:
-        raise typer.BadParameter(f"{_show(output)}: a result needs a suffix like .png, or be an existing folder")
+        raise typer.BadParameter(f"{show_name(output)}: a result needs a suffix like .png, or be an existing folder")
     if folder and output.exists() and not output.is_dir():
-        raise typer.BadParameter(f"{_show(output)}: for several inputs the output must be a folder")
+        raise typer.BadParameter(f"{show_name(output)}: for several inputs the output must be a folder")
     if not folder and not output.parent.is_dir():
-        raise typer.BadParameter(f"{_show(output.parent)}: no such folder")
+        raise typer.BadParameter(f"{show_name(output.parent)}: no such folder")
     pairs = [(source, output / source.name if folder else output) for source in inputs]
     seen: dict[str, Path] = {}
     for source, target in pairs:
         key = os.path.normcase(target)
         if key in seen:
-            raise typer.BadParameter(f"{_show(seen[key])} and {_show(source)} would both become {_show(target)}")
+            raise typer.BadParameter(
+                f"{show_name(seen[key])} and {show_name(source)} would both become {show_name(target)}"
+            )
         seen[key] = source
     for _, target in pairs:
         for source in inputs:
             if target.exists() and source.exists() and os.path.samefile(target, source):
-                raise typer.BadParameter(f"{_show(target)} is an input and would be overwritten")
+                raise typer.BadParameter(f"{show_name(target)} is an input and would be overwritten")
     if folder:
         output.mkdir(parents=True, exist_ok=True)
     return pairs
@@ -89,7 +93,6 @@ def _restore_all(
     warnings.simplefilter("ignore")  # what matters of a picture's faults comes as an error or a notice
     logging.disable()
     from fastrestore import Restorer
-    from fastrestore.cli import describe, is_resource
     from fastrestore.errors import FastrestoreError, ImageError, MissingDependency
 
     try:
@@ -103,11 +106,11 @@ def _restore_all(
     results, failures = [], []
     with _progress(quiet or as_json) as bar:
         for number, (source, target) in enumerate(targets, 1):
-            result: dict[str, Any] = {"input": _show(source), "output": _show(target)}
+            result: dict[str, Any] = {"input": show_name(source), "output": show_name(target)}
             results.append(result)
             try:
                 if target.exists() and not overwrite:
-                    raise ImageError(f"{_show(target)}: exists; --overwrite replaces it")
+                    raise ImageError(f"{show_name(target)}: exists; --overwrite replaces it")
                 report = restorer.file(
                     source,
                     target,
@@ -115,14 +118,16 @@ def _restore_all(
                     strength,
                     quality=quality,
                     max_pixels=int(max_mpixel * 1e6),
-                    progress=_ticker(bar, f"{_show(source)} ({number} of {len(targets)})"),
+                    progress=_ticker(bar, f"{show_name(source)} ({number} of {len(targets)})"),
                 )
                 result |= {"ok": True, **report}
             except (ImageError, MissingDependency, MemoryError, OSError) as error:
                 if isinstance(error, BrokenPipeError):
                     raise
                 failures.append(error)
-                result |= {"ok": False, "error": describe(error)}
+                text = describe(error)
+                named = result["input"] in text or result["output"] in text
+                result |= {"ok": False, "error": text if named else f"{result['input']}: {text}"}
             _say(result, as_json, quiet)
     if as_json:
         print(json.dumps({"task": task, "path": restorer.info, "results": results}, indent=2))
@@ -161,8 +166,3 @@ def _ticker(bar: Any, title: str) -> Any:
         bar.remove_task(task)
     task = bar.add_task(escape(title), total=1.0)
     return lambda done: bar.update(task, completed=done)
-
-
-def _show(path: Path) -> str:
-    """A path on one line, whatever it holds (as image.show_name, which would import the decoders)."""
-    return str(path) if str(path).isprintable() else ascii(str(path))

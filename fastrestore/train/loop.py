@@ -91,7 +91,8 @@ class _Run:
         clean, noisy, sigma = _batch(recipe, sampler, step, device)
         with torch.autocast(device, torch.bfloat16, enabled=recipe.precision == "bfloat16"):
             restored = self.model(noisy, sigma) if self.model.takes_sigma else self.model(noisy)
-        loss = (restored.float() - clean).abs().mean()
+        error = restored.float() - clean
+        loss = error.abs().mean() if recipe.loss == "l1" else error.square().mean()
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(self.parameters, recipe.clip)
@@ -102,7 +103,10 @@ class _Run:
         return loss.detach()
 
     def _identity(self) -> str:
-        values = {k: v for k, v in vars(self.recipe).items() if k != "save_every" and (k, v) != ("init", "")}
+        values = {k: v for k, v in vars(self.recipe).items() if k != "save_every"}
+        for key, default in (("init", ""), ("loss", "l1")):  # younger than the first states: left out where unused
+            if values[key] == default:
+                del values[key]
         return json.dumps(values, sort_keys=True)
 
     def save(self, step: int) -> None:

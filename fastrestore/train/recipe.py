@@ -31,6 +31,7 @@ class Recipe:
     warmup: int = 200  # steps
     clip: float = 0.5  # of the gradient's norm
     ema: float = 0.999  # decay of the averaged weights, which are what is saved
+    loss: str = "l1"  # or "l2", whose optimum is PSNR's own
     precision: str = "bfloat16"  # of the autocast region, or "float32"
     seed: int = 0
     save_every: int = 1000  # steps between resumable states
@@ -44,6 +45,7 @@ class Recipe:
             "patch": self.patch > 0,
             "sigma": 0 <= low <= high,
             "grey": 0 <= self.grey <= 1,
+            "loss": self.loss in ("l1", "l2"),
             "precision": self.precision in ("bfloat16", "float32"),
             "save_every": self.save_every > 0,
         }

@@ -22,6 +22,9 @@ WINOGRAD = {"factor": 2.5, "most": 5.0}
 # Of an image of a few pixels torch sums few products, the rest being padding; Winograd rounds as in a whole tile.
 WINOGRAD_SMALL = {"factor": 6.0, "most": 12.0}
 
+# hypothesis looks for the sample of a few values on which torch's sum is exact by luck; a wrong tap is an error of 1.
+FEW_VALUES = {"factor": 8.0, "most": 16.0}
+
 
 def weights(out: int, channels: int, kernel: tuple[int, int], seed: int = 1):
     generator = torch.Generator().manual_seed(seed)
@@ -33,11 +36,14 @@ def _channels_last(tensor):
     return tensor.contiguous(memory_format=torch.channels_last) if tensor.dim() == 4 else tensor
 
 
-def check(x, weight, bias=None, residual=None, *, bounds=None, algorithm="auto", **options):
+def check(x, weight, bias=None, residual=None, *, bounds=None, algorithm="auto", onednn=True, **options):
     def plain(*tensors):
         given = {"stride": (1, 1), "padding": (0, 0), "dilation": (1, 1), "groups": 1, "activation": "none"}
         given |= {"slope": 0.0, "scale": 1.0, "residual_first": False} | options
-        return reference(*tensors, **given)
+        if onednn:
+            return reference(*tensors, **given)
+        with torch.backends.mkldnn.flags(enabled=False):
+            return reference(*tensors, **given)
 
     # torch's own distance in the layout in which we compute; from NCHW it sums in shorter parts, with half the error
     tensors = tuple(None if t is None else _channels_last(t) for t in (x, weight, bias, residual))
@@ -65,7 +71,10 @@ def test_3x3(shape, layout, epilogue, algorithm):
 def test_channels(channels, swap):
     inside, out = (channels, 68 - channels) if swap else (channels, channels)
     weight, bias = weights(out, inside, (3, 3))
-    check(sample((1, inside, 9, 11)), weight, bias, padding=(1, 1), activation="relu")
+    # torch sums a single output channel as a matrix-vector product, in shorter parts with a smaller error than one
+    # running sum over the 9 * 67 products has
+    bounds = {"factor": 4.0, "most": 10.0} if out == 1 else None
+    check(sample((1, inside, 9, 11)), weight, bias, padding=(1, 1), activation="relu", bounds=bounds)
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 5), (2, 2), (3, 1), (4, 4), (5, 33), (17, 16), (18, 15)], ids=str)
@@ -83,6 +92,7 @@ def test_empty(shape):
     assert y.shape == (shape[0], 5, *shape[2:])
 
 
+@pytest.mark.filterwarnings("ignore:TF32 acceleration")  # from switching oneDNN off
 @settings(max_examples=60, deadline=None)
 @given(st.data())
 def test_any_geometry(data):
@@ -101,7 +111,8 @@ def test_any_geometry(data):
     ]
     shape = (number(1, 2), inside, least[0] + number(0, 9), least[1] + number(0, 9))
     weight, bias = weights(out, inside // groups, kernel)
-    check(sample(shape), weight, bias, **options)
+    # oneDNN in torch 2.13 now and then crashes where whole windows lie in the padding (brgemm, perform_outwork)
+    check(sample(shape), weight, bias, onednn=False, bounds=FEW_VALUES, **options)
 
 
 @pytest.mark.parametrize("groups", [8, 16])

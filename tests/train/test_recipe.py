@@ -25,7 +25,7 @@ def recipe(tmp_path):
 @pytest.mark.parametrize("path", sorted((Path(__file__).parents[2] / "recipes").glob("*.toml")), ids=lambda p: p.stem)
 def test_every_recipe_of_ours_builds_its_model(path):
     ours = load_recipe(path)
-    assert ours.name == path.stem
+    assert path.stem == ours.name or path.stem == f"{ours.name}-2"  # a second phase has a recipe of its own
     assert ours.licence
     assert not any("testsets" in folder for folder in ours.folders)
     model = models.create(ours.architecture, **ours.config)

@@ -20,18 +20,22 @@ FR_INLINE Target target_at(const ConvSpec& spec, const ConvBand& band, int64_t r
   target.out = band.out[row] + (x - band.out_begin) * band.out_pitch + channel;
   target.out_step = band.out_pitch;
   target.residual = nullptr;
-  target.residual_step = band.residual_pitch;
-  if (spec.residual != Residual::none)
+  target.residual_step = 0;
+  if (spec.residual != Residual::none) {
     target.residual = band.residual[row] + (x - band.residual_begin) * band.residual_pitch + channel;
+    target.residual_step = band.residual_pitch;
+  }
   target.last_lanes = last_lanes;
   return target;
 }
 
 template <int kPixels, int kVectors>
 FR_INLINE void add_residual(Vec (&sum)[kPixels][kVectors], const Target& target) {
-  FR_UNROLL for (int m = 0; m < kPixels; ++m) {
+  FR_UNROLL
+  for (int m = 0; m < kPixels; ++m) {
     const float* r = target.residual + m * target.residual_step;
-    FR_UNROLL for (int n = 0; n + 1 < kVectors; ++n) sum[m][n] += load(r + n * kWidth);
+    FR_UNROLL
+    for (int n = 0; n + 1 < kVectors; ++n) sum[m][n] += load(r + n * kWidth);
     sum[m][kVectors - 1] += target.last_lanes == kWidth ? load(r + (kVectors - 1) * kWidth)
                                                         : load_partial(r + (kVectors - 1) * kWidth, target.last_lanes);
   }
@@ -42,26 +46,40 @@ template <int kPixels, int kVectors>
 FR_INLINE void finish(Vec (&sum)[kPixels][kVectors], const ConvSpec& spec, const Target& target) {
   if (spec.residual == Residual::before_activation) add_residual(sum, target);
   if (spec.activation == Activation::relu) {
-    FR_UNROLL for (int m = 0; m < kPixels; ++m) FR_UNROLL for (int n = 0; n < kVectors; ++n) sum[m][n] =
-        relu(sum[m][n]);
+    FR_UNROLL
+    for (int m = 0; m < kPixels; ++m) {
+      FR_UNROLL
+      for (int n = 0; n < kVectors; ++n) sum[m][n] = relu(sum[m][n]);
+    }
   } else if (spec.activation == Activation::leaky_relu) {
     const Vec slope = broadcast(spec.slope);
-    FR_UNROLL for (int m = 0; m < kPixels; ++m) FR_UNROLL for (int n = 0; n < kVectors; ++n) sum[m][n] =
-        leaky_relu(sum[m][n], slope);
+    FR_UNROLL
+    for (int m = 0; m < kPixels; ++m) {
+      FR_UNROLL
+      for (int n = 0; n < kVectors; ++n) sum[m][n] = leaky_relu(sum[m][n], slope);
+    }
   }
   if (spec.scale != 1.0f) {
     const Vec scale = broadcast(spec.scale);
-    FR_UNROLL for (int m = 0; m < kPixels; ++m) FR_UNROLL for (int n = 0; n < kVectors; ++n) sum[m][n] =
-        sum[m][n] * scale;
+    FR_UNROLL
+    for (int m = 0; m < kPixels; ++m) {
+      FR_UNROLL
+      for (int n = 0; n < kVectors; ++n) sum[m][n] = sum[m][n] * scale;
+    }
   }
   if (spec.residual == Residual::after_scale) add_residual(sum, target);
   if (target.last_lanes == kWidth) {
-    FR_UNROLL for (int m = 0; m < kPixels; ++m) FR_UNROLL for (int n = 0; n < kVectors; ++n)
-        store(target.out + m * target.out_step + n * kWidth, sum[m][n]);
+    FR_UNROLL
+    for (int m = 0; m < kPixels; ++m) {
+      FR_UNROLL
+      for (int n = 0; n < kVectors; ++n) store(target.out + m * target.out_step + n * kWidth, sum[m][n]);
+    }
   } else {
-    FR_UNROLL for (int m = 0; m < kPixels; ++m) {
+    FR_UNROLL
+    for (int m = 0; m < kPixels; ++m) {
       float* out = target.out + m * target.out_step;
-      FR_UNROLL for (int n = 0; n + 1 < kVectors; ++n) store(out + n * kWidth, sum[m][n]);
+      FR_UNROLL
+      for (int n = 0; n + 1 < kVectors; ++n) store(out + n * kWidth, sum[m][n]);
       store_partial(out + (kVectors - 1) * kWidth, sum[m][kVectors - 1], target.last_lanes);
     }
   }

@@ -48,24 +48,30 @@ FR_INLINE void accumulate(Vec (&sum)[kPixels][kVectors], const float* in, int64_
                           int64_t length) {
   constexpr int kBases = (kPixels + 2) / 3;
   const float* base[kBases];
-  FR_UNROLL for (int i = 0; i < kBases; ++i) base[i] = in + 3 * i * pixel_stride;
+  FR_UNROLL
+  for (int i = 0; i < kBases; ++i) base[i] = in + 3 * i * pixel_stride;
   const auto step = [&](int k) __attribute__((always_inline)) {
     Vec weight[kVectors];
-    FR_UNROLL for (int n = 0; n < kVectors; ++n) weight[n] = load(weights + (k * kVectors + n) * kWidth);
-    FR_UNROLL for (int m = 0; m < kPixels; ++m) {
+    FR_UNROLL
+    for (int n = 0; n < kVectors; ++n) weight[n] = load(weights + (k * kVectors + n) * kWidth);
+    FR_UNROLL
+    for (int m = 0; m < kPixels; ++m) {
       const Vec value = broadcast(base[m / 3][m % 3 * pixel_stride + k]);
-      FR_UNROLL for (int n = 0; n < kVectors; ++n) sum[m][n] = fma(weight[n], value, sum[m][n]);
+      FR_UNROLL
+      for (int n = 0; n < kVectors; ++n) sum[m][n] = fma(weight[n], value, sum[m][n]);
     }
   };
   const auto advance = [&](int count) __attribute__((always_inline)) {
-    FR_UNROLL for (int i = 0; i < kBases; ++i) {
+    FR_UNROLL
+    for (int i = 0; i < kBases; ++i) {
       base[i] += count;
       asm("" : "+r"(base[i]));
     }
     weights += count * kVectors * kWidth;
   };
   for (; length >= kUnroll; length -= kUnroll) {
-    FR_UNROLL for (int k = 0; k < kUnroll; ++k) step(k);
+    FR_UNROLL
+    for (int k = 0; k < kUnroll; ++k) step(k);
     advance(kUnroll);
   }
   for (; length > 0; --length) {
@@ -78,8 +84,11 @@ template <int kPixels, int kVectors>
 __attribute__((noinline)) void direct_tile(const ConvSpec& spec, const Window& window, const float* weights,
                                            const float* bias, const Target& target) {
   Vec sum[kPixels][kVectors];
-  FR_UNROLL for (int m = 0; m < kPixels; ++m) FR_UNROLL for (int n = 0; n < kVectors; ++n) sum[m][n] =
-      load(bias + n * kWidth);
+  FR_UNROLL
+  for (int m = 0; m < kPixels; ++m) {
+    FR_UNROLL
+    for (int n = 0; n < kVectors; ++n) sum[m][n] = load(bias + n * kWidth);
+  }
   const int64_t run_weights = window.run_length * kVectors * kWidth;
   for (int64_t ky = 0; ky < window.kernel_h; ++ky) {
     const float* row = window_row(window, ky);
@@ -224,18 +233,24 @@ __attribute__((noinline)) void dot_tile(const ConvSpec& spec, const Window& wind
       const float* in = row + run * window.run_step;
       for (int64_t k = 0; k < window.run_length; k += kWidth) {
         Vec weight[kOutputs];
-        FR_UNROLL for (int n = 0; n < kOutputs; ++n) weight[n] = load(weights + n * kWidth);
-        FR_UNROLL for (int m = 0; m < kPixels; ++m) {
+        FR_UNROLL
+        for (int n = 0; n < kOutputs; ++n) weight[n] = load(weights + n * kWidth);
+        FR_UNROLL
+        for (int m = 0; m < kPixels; ++m) {
           const Vec value = load(in + m * window.pixel_stride + k);
-          FR_UNROLL for (int n = 0; n < kOutputs; ++n) sums[m][n] = fma(weight[n], value, sums[m][n]);
+          FR_UNROLL
+          for (int n = 0; n < kOutputs; ++n) sums[m][n] = fma(weight[n], value, sums[m][n]);
         }
         weights += kOutputs * kWidth;
       }
     }
   }
   Vec result[kPixels][1] = {};
-  FR_UNROLL for (int m = 0; m < kPixels; ++m) FR_UNROLL for (int n = 0; n < kOutputs; ++n) result[m][0][n] =
-      sum(sums[m][n]) + bias[n];
+  FR_UNROLL
+  for (int m = 0; m < kPixels; ++m) {
+    FR_UNROLL
+    for (int n = 0; n < kOutputs; ++n) result[m][0][n] = sum(sums[m][n]) + bias[n];
+  }
   finish(result, spec, target);
 }
 
@@ -279,7 +294,8 @@ template <int kPixels>
 __attribute__((noinline)) void depthwise_tile(const ConvSpec& spec, const Window& window, const float* weights,
                                               const float* bias, const Target& target) {
   Vec sum[kPixels][1];
-  FR_UNROLL for (int m = 0; m < kPixels; ++m) sum[m][0] = load(bias);
+  FR_UNROLL
+  for (int m = 0; m < kPixels; ++m) sum[m][0] = load(bias);
   const int64_t weight_step = (spec.in_channels + kWidth - 1) / kWidth * kWidth;
   for (int64_t ky = 0; ky < window.kernel_h; ++ky) {
     const float* row = window_row(window, ky);
@@ -287,7 +303,8 @@ __attribute__((noinline)) void depthwise_tile(const ConvSpec& spec, const Window
       for (int64_t kx = 0; kx < spec.kernel_w; ++kx) {
         const Vec weight = load(weights + kx * weight_step);
         const float* in = row + kx * window.run_step;
-        FR_UNROLL for (int m = 0; m < kPixels; ++m) {
+        FR_UNROLL
+        for (int m = 0; m < kPixels; ++m) {
           const float* pixel = in + m * window.pixel_stride;
           const Vec value = target.last_lanes == kWidth ? load(pixel) : load_partial(pixel, target.last_lanes);
           sum[m][0] = fma(weight, value, sum[m][0]);

@@ -60,17 +60,21 @@ FR_INLINE void transform_output_pair(const Vec (&m)[6], Vec& first, Vec& second)
 template <int64_t kSlot, int kPair>
 FR_INLINE void transform_input_rows(const float* const (&rows)[6], int64_t pitch, float* slot) {
   Vec half[2][6];
-  FR_UNROLL for (int j = 0; j < 6; ++j) {
+  FR_UNROLL
+  for (int j = 0; j < 6; ++j) {
     Vec d[6];
-    FR_UNROLL for (int i = 0; i < 6; ++i) d[i] = load(rows[i] + j * pitch);
+    FR_UNROLL
+    for (int i = 0; i < 6; ++i) d[i] = load(rows[i] + j * pitch);
     transform_input_pair<kPair>(d, half[0][j], half[1][j]);
   }
-  FR_UNROLL for (int i = 0; i < 2; ++i) {
+  FR_UNROLL
+  for (int i = 0; i < 2; ++i) {
     Vec t[6];
     transform_input_pair<0>(half[i], t[0], t[5]);
     transform_input_pair<1>(half[i], t[1], t[2]);
     transform_input_pair<2>(half[i], t[3], t[4]);
-    FR_UNROLL for (int j = 0; j < 6; ++j) store(slot + (kInputPlaces[kPair][i] * 6 + j) * kSlot, t[j]);
+    FR_UNROLL
+    for (int j = 0; j < 6; ++j) store(slot + (kInputPlaces[kPair][i] * 6 + j) * kSlot, t[j]);
   }
 }
 
@@ -81,13 +85,15 @@ template <int64_t kSlot>
 __attribute__((noinline)) void transform_input(const float* const (&rows)[6], int64_t pitch, int64_t tiles, float* v) {
   for (int64_t lane = 0; lane < kChunk; lane += kWidth) {
     const float* in[6];
-    FR_UNROLL for (int i = 0; i < 6; ++i) in[i] = rows[i] + lane;
+    FR_UNROLL
+    for (int i = 0; i < 6; ++i) in[i] = rows[i] + lane;
     for (int64_t tile = 0; tile < tiles; ++tile) {
       float* slot = v + tile * kChunk + lane;
       transform_input_rows<kSlot, 0>(in, pitch, slot);
       transform_input_rows<kSlot, 1>(in, pitch, slot);
       transform_input_rows<kSlot, 2>(in, pitch, slot);
-      FR_UNROLL for (int i = 0; i < 6; ++i) in[i] += 4 * pitch;
+      FR_UNROLL
+      for (int i = 0; i < 6; ++i) in[i] += 4 * pitch;
     }
   }
 }
@@ -103,10 +109,13 @@ __attribute__((noinline)) void gemm_tile(const float* v, const float* u, float* 
     Vec sum[kTiles][kVectors] = {};
     const auto step = [&](int64_t k) __attribute__((always_inline)) {
       Vec weight[kVectors];
-      FR_UNROLL for (int n = 0; n < kVectors; ++n) weight[n] = load(u + (k * kVectors + n) * kWidth);
-      FR_UNROLL for (int t = 0; t < kTiles; ++t) {
+      FR_UNROLL
+      for (int n = 0; n < kVectors; ++n) weight[n] = load(u + (k * kVectors + n) * kWidth);
+      FR_UNROLL
+      for (int t = 0; t < kTiles; ++t) {
         const Vec value = broadcast(v[t * kChunk + k]);
-        FR_UNROLL for (int n = 0; n < kVectors; ++n) sum[t][n] = fma(weight[n], value, sum[t][n]);
+        FR_UNROLL
+        for (int n = 0; n < kVectors; ++n) sum[t][n] = fma(weight[n], value, sum[t][n]);
       }
     };
     if (channels >= kChunk)
@@ -117,10 +126,15 @@ __attribute__((noinline)) void gemm_tile(const float* v, const float* u, float* 
       }
     else
       for (int64_t k = 0; k < channels; ++k) step(k);
-    FR_UNROLL for (int n = 0; n < kVectors; ++n) {
+    FR_UNROLL
+    for (int n = 0; n < kVectors; ++n) {
       float* out = m + n * kWidth / kChunk * chunk_stride + n * kWidth % kChunk;
-      if (!first) FR_UNROLL for (int t = 0; t < kTiles; ++t) sum[t][n] = load(out + t * kChunk) + sum[t][n];
-      FR_UNROLL for (int t = 0; t < kTiles; ++t) store(out + t * kChunk, sum[t][n]);
+      if (!first) {
+        FR_UNROLL
+        for (int t = 0; t < kTiles; ++t) sum[t][n] = load(out + t * kChunk) + sum[t][n];
+      }
+      FR_UNROLL
+      for (int t = 0; t < kTiles; ++t) store(out + t * kChunk, sum[t][n]);
     }
     next += kChunk * 32;
     v += chunk_stride;
@@ -174,19 +188,23 @@ template <int64_t kSlot, int kPair>
 FR_INLINE void transform_output_rows(const ConvSpec& spec, const ConvBand& band, const float* m, Vec bias, int64_t row,
                                      int64_t x, int64_t channel, int64_t lanes) {
   Vec half[2][6];
-  FR_UNROLL for (int j = 0; j < 6; ++j) {
+  FR_UNROLL
+  for (int j = 0; j < 6; ++j) {
     Vec d[6];
-    FR_UNROLL for (int i = 0; i < 6; ++i) d[i] = load(m + (i * 6 + j) * kSlot);
+    FR_UNROLL
+    for (int i = 0; i < 6; ++i) d[i] = load(m + (i * 6 + j) * kSlot);
     transform_output_pair<kPair>(d, half[0][j], half[1][j]);
   }
   const int64_t pixels = min(4, band.x_end - x);
-  FR_UNROLL for (int i = 0; i < 2; ++i, row += 2) {
+  FR_UNROLL
+  for (int i = 0; i < 2; ++i, row += 2) {
     if (row >= band.rows) break;
     Vec y[4];
     transform_output_pair<0>(half[i], y[0], y[2]);
     transform_output_pair<1>(half[i], y[1], y[3]);
     Vec sum[4][1];
-    FR_UNROLL for (int j = 0; j < 4; ++j) sum[j][0] = y[j] + bias;
+    FR_UNROLL
+    for (int j = 0; j < 4; ++j) sum[j][0] = y[j] + bias;
     Target target = target_at(spec, band, row, x, channel, lanes);
     if (pixels == 4) {
       finish(sum, spec, target);
