@@ -10,8 +10,9 @@ import fastrestore as fr
 
 HERE = Path(__file__).parent
 MODEL = "denoise-cnn"
-# Picture, and the σ of the noise to add (0-255 units), or None for a photo that came noisy.
-SAMPLES = [("astronaut.png", 25), ("chelsea.png", 50), ("camera.png", 35), ("phone.png", None)]
+# Picture, the σ of the noise to add (0-255 units) or None for a photo that came noisy, and the σ that the model is
+# told, None for its own estimate.  The phone's noise is not white, and the estimate too low for it: set by eye.
+SAMPLES = [("astronaut.png", 25, None), ("chelsea.png", 50, None), ("camera.png", 35, None), ("phone.png", None, 45)]
 CELL, GAP, HEADING = 320, 12, 34
 PAPER, INK, FAINT = (250, 250, 248), (24, 24, 24), (120, 120, 120)
 
@@ -19,15 +20,15 @@ PAPER, INK, FAINT = (250, 250, 248), (24, 24, 24), (120, 120, 120)
 def main() -> None:
     restorer = fr.Restorer(MODEL)
     rows = []
-    for name, sigma in SAMPLES:
+    for name, sigma, told in SAMPLES:
         clean = np.asarray(Image.open(HERE / "pictures" / name))
         noisy = clean if sigma is None else with_noise(clean, sigma)
-        restored, per_megapixel = timed(restorer, noisy)
+        restored, per_megapixel = timed(restorer, noisy, told)
         note = f"{per_megapixel:.0f} ms per megapixel"
         if sigma is None:
-            before, after = "as it came from the phone", "restored; no clean picture is known"
+            before, after = "as it came from the phone", f"restored at sigma {told}, set by eye"
         else:
-            before = f"noise of σ {sigma}: " + quality(noisy, clean)
+            before = f"noise of sigma {sigma}: " + quality(noisy, clean)
             after = "restored: " + quality(restored, clean)
         print(f"{name:14} {before:38} -> {after:38} {note}")
         rows.append((noisy, before, restored, after))
@@ -43,12 +44,12 @@ def with_noise(clean: np.ndarray, sigma: float) -> np.ndarray:
     return (noisy * 255).round().clip(0, 255).astype(np.uint8)
 
 
-def timed(restorer: fr.Restorer, picture: np.ndarray, runs: int = 5) -> tuple[np.ndarray, float]:
+def timed(restorer: fr.Restorer, picture: np.ndarray, sigma: float | None, runs: int = 5) -> tuple[np.ndarray, float]:
     """The restored picture, and the median of milliseconds per megapixel over some runs after a first one."""
-    restored, seconds = restorer(picture), []
+    restored, seconds = restorer(picture, sigma), []
     for _ in range(runs):
         start = time.perf_counter()
-        restorer(picture)
+        restorer(picture, sigma)
         seconds.append(time.perf_counter() - start)
     height, width = picture.shape[:2]
     return restored, float(np.median(seconds)) * 1e9 / (height * width)
