@@ -50,13 +50,14 @@ def noise_level(image: np.ndarray) -> float:
     eigen = _eigenvalue_sigma(crops)
     smooth = _smooth_block_sigma(crops)
     if smooth is None:
-        return eigen
+        return round(eigen, 2)
     if smooth < _NOTHING:
         return 0.0
     white = min(eigen, smooth)
     whiteness = min(_ramp(white / smooth, _WHITE_RATIO), _ramp(white, _WHITE_SIGMA))
     coloured = max(_COLOURED_LEAST_GAIN * smooth, min(_COLOURED_GAIN * smooth, _COLOURED_MOST))
-    return whiteness * white + (1 - whiteness) * coloured
+    # Hundredths: so that a sum in another order, on another machine, does not change the restored picture.
+    return round(whiteness * white + (1 - whiteness) * coloured, 2)
 
 
 def _ramp(value: float, span: tuple[float, float]) -> float:

@@ -77,8 +77,8 @@ def test_photographs(shared_data):
         errors = np.array([noise_level(noisy(picture, sigma)) - sigma for picture in pictures])
         assert np.sqrt((errors**2).mean()) < 0.04 * sigma
     luma = [picture @ [0.299, 0.587, 0.114] for picture in pictures]
-    errors = np.array([noise_level(noisy(picture, 25)) - 25 for picture in luma])
-    assert np.sqrt((errors**2).mean()) < 2
+    errors = np.array([noise_level(noisy(picture, 10)) - 10 for picture in luma])
+    assert np.sqrt((errors**2).mean()) < 2  # the eigenvalues alone: above 3
 
 
 def test_camera_noise(shared_data):

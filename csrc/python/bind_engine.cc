@@ -48,19 +48,24 @@ ConvSpec make_spec(const Floats& weight, bool transposed, int64_t stride, std::p
 }
 
 Pixel pixel_type(const py::array& image) {
-  if (image.dtype().is(py::dtype::of<uint8_t>())) return Pixel::u8;
-  if (image.dtype().is(py::dtype::of<uint16_t>())) return Pixel::u16;
-  if (image.dtype().is(py::dtype::of<float>())) return Pixel::f32;
-  if (image.dtype().is(py::dtype("float16"))) return Pixel::f16;
-  throw py::type_error("Session.run: image must be uint8, uint16, float16 or float32, got " +
-                       std::string(py::str(image.dtype())));
+  const py::dtype type = image.dtype();  // compared by content: equal dtypes need not be one object
+  const char kind = type.kind();
+  const py::ssize_t size = type.itemsize();
+  if (size == 1 || type.byteorder() == '=') {
+    if (kind == 'u' && size == 1) return Pixel::u8;
+    if (kind == 'u' && size == 2) return Pixel::u16;
+    if (kind == 'f' && size == 4) return Pixel::f32;
+    if (kind == 'f' && size == 2) return Pixel::f16;
+  }
+  throw py::type_error("Session.run: image must be uint8, uint16, float16 or float32 of this machine's byte order, got " +
+                       std::string(py::str(type)));
 }
 
 RunReport run(Session& session, const py::array& image, py::array& out, std::optional<float> sigma, float strength,
               bool clip, const py::object& progress) {
   const auto refuse = [](const std::string& what) { throw py::value_error("Session.run: " + what); };
   if (image.ndim() != 3) refuse("image must be [H, W, C], got " + std::to_string(image.ndim()) + " dimensions");
-  if (out.ndim() != 3 || !out.dtype().is(image.dtype())) refuse("out must have the image's shape and dtype");
+  if (out.ndim() != 3 || !out.dtype().equal(image.dtype())) refuse("out must have the image's shape and dtype");
   Picture picture;
   picture.type = pixel_type(image);
   const int64_t size = pixel_bytes(picture.type);

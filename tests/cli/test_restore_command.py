@@ -204,6 +204,14 @@ def test_help_imports_nothing_heavy():
         assert out.splitlines()[-1] == "[]" and "Usage: fastrestore" in out
 
 
+def test_closed_output(tmp_path):
+    """Nobody reads stdout: no traceback."""
+    for closing in (">&-", "| true"):
+        command = f'"$0" -c "$1" models {closing}'
+        done = subprocess.run(["sh", "-c", command, sys.executable, COMMAND[2]], capture_output=True, text=True)
+        assert done.stderr == ""
+
+
 def test_terminated_in_the_middle(tmp_path):
     """SIGTERM while the engine works: 143, no partial file, the old result stays."""
     noise = np.random.default_rng(0).integers(0, 255, (4000, 4000, 3)).astype(np.uint8)
