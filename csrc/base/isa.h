@@ -8,7 +8,7 @@ enum class Isa { none, avx2, avx512, avx512_bf16 };  // each includes the ones b
 
 inline bool includes(Isa allowed, Isa needed) { return allowed >= needed; }
 
-const char* isa_name(Isa isa);  // "baseline", "avx2", "avx512", "avx512_bf16"
+const char* isa_name(Isa isa);           // "baseline", "avx2", "avx512", "avx512_bf16"
 Isa parse_isa(const std::string& name);  // throws std::invalid_argument for an unknown name
 
 Isa cpu_isa();  // the best that CPU and operating system support

@@ -28,12 +28,12 @@ void relax() {
 struct Loop {
   const std::function<void(int64_t, int)>* body;
   int64_t count;
-  int helpers_wanted;             // guarded by the pool's mutex
-  int next_thread = 1;            // guarded by the pool's mutex
+  int helpers_wanted;   // guarded by the pool's mutex
+  int next_thread = 1;  // guarded by the pool's mutex
   std::atomic<int64_t> next{0};
   std::atomic<int> helpers_inside{0};
   std::atomic<bool> failed{false};
-  std::exception_ptr error;       // written once, by whoever sets failed first
+  std::exception_ptr error;  // written once, by whoever sets failed first
 
   void work(int thread) {
     for (int64_t i; !failed.load(std::memory_order_relaxed) && (i = next.fetch_add(1)) < count;) {

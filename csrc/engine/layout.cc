@@ -132,12 +132,17 @@ int64_t rows_ready(const Plan& plan, size_t n, const std::vector<int64_t>& rows,
         case Op::conv_transpose2d:
           possible = (have - transposed_offsets(node.conv, Axis::rows).end + 1) * node.conv.stride_h;
           break;
-        case Op::pixel_shuffle: possible = have * node.factor; break;
-        case Op::pixel_unshuffle: possible = have / node.factor; break;
+        case Op::pixel_shuffle:
+          possible = have * node.factor;
+          break;
+        case Op::pixel_unshuffle:
+          possible = have / node.factor;
+          break;
         case Op::concat:
         case Op::add:
         case Op::input:
-        case Op::sigma_plane: break;
+        case Op::sigma_plane:
+          break;
       }
     ready = std::min(ready, std::max<int64_t>(possible, 0));
   }
@@ -156,15 +161,20 @@ int64_t first_row_needed(const Plan& plan, size_t n, size_t which, int64_t done,
   if (done >= node_height(plan, n, height)) return std::numeric_limits<int64_t>::max();
   if (is_residual(node, which)) return done;
   switch (node.op) {
-    case Op::conv2d: return std::max<int64_t>(0, done * node.conv.stride_h - node.conv.pad_top);
+    case Op::conv2d:
+      return std::max<int64_t>(0, done * node.conv.stride_h - node.conv.pad_top);
     case Op::conv_transpose2d:
       return std::max<int64_t>(0, done / node.conv.stride_h + transposed_offsets(node.conv, Axis::rows).begin);
-    case Op::pixel_shuffle: return done / node.factor;
-    case Op::pixel_unshuffle: return done * node.factor;
-    case Op::sigma_plane: return std::numeric_limits<int64_t>::max();
+    case Op::pixel_shuffle:
+      return done / node.factor;
+    case Op::pixel_unshuffle:
+      return done * node.factor;
+    case Op::sigma_plane:
+      return std::numeric_limits<int64_t>::max();
     case Op::concat:
     case Op::add:
-    case Op::input: break;
+    case Op::input:
+      break;
   }
   return done;
 }

@@ -26,11 +26,11 @@ struct Strip {
 };
 
 struct Layout {
-  int64_t height = 0, width = 0;        // of the picture, padded to the plan's multiple
-  int64_t band = 0;                     // input rows a step advances
-  std::vector<int64_t> ring_rows;       // rows each node's ring holds
+  int64_t height = 0, width = 0;         // of the picture, padded to the plan's multiple
+  int64_t band = 0;                      // input rows a step advances
+  std::vector<int64_t> ring_rows;        // rows each node's ring holds
   std::vector<int64_t> ring_row_floats;  // of each node, in the widest strip
-  std::vector<int64_t> ring_offset;     // of each node's ring in the arena, in floats
+  std::vector<int64_t> ring_offset;      // of each node's ring in the arena, in floats
   std::vector<Strip> strips;
   int64_t arena_floats = 0;  // all rings, then one workspace for each thread
   int64_t workspace_offset = 0;

@@ -13,12 +13,10 @@
 namespace fr {
 namespace {
 
-double now() {
-  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
-}
+double now() { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
 
-constexpr int64_t kPartsPerThread = 3;           // pieces of a band, so that an interrupted thread costs little
-constexpr int64_t kFewestColumns = 96;           // of a piece: a block of 24 Winograd tiles
+constexpr int64_t kPartsPerThread = 3;            // pieces of a band, so that an interrupted thread costs little
+constexpr int64_t kFewestColumns = 96;            // of a piece: a block of 24 Winograd tiles
 constexpr int64_t kFloatsWorthAThread = 1 << 14;  // below this, waking a thread costs more than it helps
 
 }  // namespace
@@ -33,8 +31,11 @@ Session::Session(std::shared_ptr<const Plan> plan, int threads, int64_t memory)
 RunReport Session::preview(int64_t height, int64_t width) const {
   if (height < 1 || width < 1) throw std::invalid_argument("session: the picture is empty");
   const Layout layout = make_layout(*plan_, height, width, threads_, memory_);
-  return {0, static_cast<int64_t>(layout.strips.size()), layout.band,
-          layout.arena_floats * static_cast<int64_t>(sizeof(float)), {}};
+  return {0,
+          static_cast<int64_t>(layout.strips.size()),
+          layout.band,
+          layout.arena_floats * static_cast<int64_t>(sizeof(float)),
+          {}};
 }
 
 void Session::prepare(int64_t height, int64_t width) {
@@ -110,9 +111,9 @@ void Session::run_strip(const Strip& strip, const Picture& picture, const RunOpt
     }
     report.non_finite += write_rows(strip, picture, options, written, rows[output]);
     spent_in(plan_->size());
-    const double share = (static_cast<double>(strip_number) + static_cast<double>(rows[output]) /
-                                                                  static_cast<double>(layout_.height)) /
-                         static_cast<double>(layout_.strips.size());
+    const double share =
+        (static_cast<double>(strip_number) + static_cast<double>(rows[output]) / static_cast<double>(layout_.height)) /
+        static_cast<double>(layout_.strips.size());
     if (options.progress && !options.progress(share)) throw Cancelled();
   }
 }
@@ -174,8 +175,12 @@ void Session::compute(const Strip& strip, size_t n, int64_t begin, int64_t end) 
   const auto source_pitch = [&](size_t which) { return plan_->step(static_cast<size_t>(node.inputs[which])).pitch; };
   const int64_t r = node.factor;
   switch (node.op) {
-    case Op::conv2d: convolve(strip, n, begin, end); break;
-    case Op::conv_transpose2d: transpose_convolve(strip, n, begin, end); break;
+    case Op::conv2d:
+      convolve(strip, n, begin, end);
+      break;
+    case Op::conv_transpose2d:
+      transpose_convolve(strip, n, begin, end);
+      break;
     case Op::pixel_shuffle:
       for_rows(begin / r, end / r, width * pitch * r, [&](int64_t y) {
         float* out[16];
@@ -201,8 +206,7 @@ void Session::compute(const Strip& strip, size_t n, int64_t begin, int64_t end) 
             std::memcpy(out + x * pitch, in + x * source_pitch(i), static_cast<size_t>(channels) * sizeof(float));
           first += channels;
         }
-        for (int64_t x = 0; x < width; ++x)
-          std::fill(row(n, y) + x * pitch + first, row(n, y) + (x + 1) * pitch, 0.0f);
+        for (int64_t x = 0; x < width; ++x) std::fill(row(n, y) + x * pitch + first, row(n, y) + (x + 1) * pitch, 0.0f);
       });
       break;
     case Op::add:
@@ -218,7 +222,8 @@ void Session::compute(const Strip& strip, size_t n, int64_t begin, int64_t end) 
       });
       break;
     case Op::input:
-    case Op::sigma_plane: break;
+    case Op::sigma_plane:
+      break;
   }
 }
 

@@ -63,8 +63,7 @@ class Session {
   void run_strip(const Strip& strip, const Picture& picture, const RunOptions& options, int64_t strip_number,
                  RunReport& report);
   void read_rows(const Strip& strip, const Picture& picture, int64_t begin, int64_t end);
-  int64_t write_rows(const Strip& strip, const Picture& picture, const RunOptions& options, int64_t begin,
-                     int64_t end);
+  int64_t write_rows(const Strip& strip, const Picture& picture, const RunOptions& options, int64_t begin, int64_t end);
   void compute(const Strip& strip, size_t n, int64_t begin, int64_t end);
   void convolve(const Strip& strip, size_t n, int64_t begin, int64_t end);
   void transpose_convolve(const Strip& strip, size_t n, int64_t begin, int64_t end);

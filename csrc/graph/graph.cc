@@ -46,14 +46,22 @@ Interval hull(Interval a, Interval b) {
 
 const char* op_name(Op op) {
   switch (op) {
-    case Op::input: return "input";
-    case Op::sigma_plane: return "sigma_plane";
-    case Op::conv2d: return "conv2d";
-    case Op::conv_transpose2d: return "conv_transpose2d";
-    case Op::pixel_shuffle: return "pixel_shuffle";
-    case Op::pixel_unshuffle: return "pixel_unshuffle";
-    case Op::concat: return "concat";
-    case Op::add: return "add";
+    case Op::input:
+      return "input";
+    case Op::sigma_plane:
+      return "sigma_plane";
+    case Op::conv2d:
+      return "conv2d";
+    case Op::conv_transpose2d:
+      return "conv_transpose2d";
+    case Op::pixel_shuffle:
+      return "pixel_shuffle";
+    case Op::pixel_unshuffle:
+      return "pixel_unshuffle";
+    case Op::concat:
+      return "concat";
+    case Op::add:
+      return "add";
   }
   return "";
 }
@@ -141,8 +149,7 @@ int Graph::conv_transpose2d(int x, ConvSpec spec, std::vector<float> weight, std
   node.inputs = {x};
   node.channels = spec.out_channels;
   node.stride = source.stride / spec.stride_h;
-  require((residual >= 0) == (spec.residual != Residual::none),
-          "conv_transpose2d: residual and its mode do not agree");
+  require((residual >= 0) == (spec.residual != Residual::none), "conv_transpose2d: residual and its mode do not agree");
   if (residual >= 0) {
     const Node& other = at(residual);
     require(other.channels == node.channels && other.stride == node.stride,
@@ -259,11 +266,15 @@ Interval needed(const Node& node, size_t which, Interval output, Axis axis) {
       return {ceil_div_signed(output.begin + pad - (side - 1), stride), floor_div(output.end - 1 + pad, stride) + 1};
     case Op::pixel_shuffle:
       return {floor_div(output.begin, node.factor), ceil_div_signed(output.end, node.factor)};
-    case Op::pixel_unshuffle: return {output.begin * node.factor, output.end * node.factor};
-    case Op::sigma_plane: return {};  // takes only the size
-    case Op::input: return {};
+    case Op::pixel_unshuffle:
+      return {output.begin * node.factor, output.end * node.factor};
+    case Op::sigma_plane:
+      return {};  // takes only the size
+    case Op::input:
+      return {};
     case Op::concat:
-    case Op::add: return output;
+    case Op::add:
+      return output;
   }
   return output;
 }

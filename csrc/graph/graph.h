@@ -28,9 +28,9 @@ struct Node {
   std::vector<float> weight;  // conv2d: [out][in / groups][kh][kw]
   std::vector<float> bias;    // [out], or empty
 
-  int64_t factor = 1;                   // pixel_shuffle, pixel_unshuffle
+  int64_t factor = 1;                    // pixel_shuffle, pixel_unshuffle
   float scale_a = 1.0f, scale_b = 1.0f;  // add: scale_a * inputs[0] + scale_b * inputs[1]
-  float sigma_scale = 1.0f;             // sigma_plane: the plane holds sigma * sigma_scale
+  float sigma_scale = 1.0f;              // sigma_plane: the plane holds sigma * sigma_scale
 };
 
 class Graph {

@@ -57,8 +57,9 @@ Pixel pixel_type(const py::array& image) {
     if (kind == 'f' && size == 4) return Pixel::f32;
     if (kind == 'f' && size == 2) return Pixel::f16;
   }
-  throw py::type_error("Session.run: image must be uint8, uint16, float16 or float32 of this machine's byte order, got " +
-                       std::string(py::str(type)));
+  throw py::type_error(
+      "Session.run: image must be uint8, uint16, float16 or float32 of this machine's byte order, got " +
+      std::string(py::str(type)));
 }
 
 RunReport run(Session& session, const py::array& image, py::array& out, std::optional<float> sigma, float strength,
@@ -144,12 +145,11 @@ void bind_engine(py::module_& m) {
       .def(
           "conv_transpose2d",
           [](Graph& graph, int x, const Floats& weight, const std::optional<Floats>& bias, int64_t stride,
-             std::pair<int64_t, int64_t> padding, const std::string& activation, float slope, float scale,
-             int residual, bool residual_first) {
-            return graph.conv_transpose2d(x,
-                                          make_spec(weight, true, stride, padding, 1, 1, activation, slope, scale,
-                                                    residual, residual_first),
-                                          to_vector(weight), to_vector(bias), residual);
+             std::pair<int64_t, int64_t> padding, const std::string& activation, float slope, float scale, int residual,
+             bool residual_first) {
+            return graph.conv_transpose2d(
+                x, make_spec(weight, true, stride, padding, 1, 1, activation, slope, scale, residual, residual_first),
+                to_vector(weight), to_vector(bias), residual);
           },
           "x"_a, "weight"_a.noconvert(), "bias"_a.noconvert(), "stride"_a, "padding"_a, "activation"_a, "slope"_a,
           "scale"_a, "residual"_a, "residual_first"_a)

@@ -10,12 +10,12 @@ constexpr int kChains = 12;
 #if FR_X86
 // Assembly, so that no compiler can shorten it. The register numbers are the same for both widths.
 #define FR_CHAIN(reg, n) "vfmadd231ps %%" reg "12, %%" reg "12, %%" reg n "\n"
-#define FR_CHAINS(reg)                                                                                       \
-  asm volatile(FR_CHAIN(reg, "0") FR_CHAIN(reg, "1") FR_CHAIN(reg, "2") FR_CHAIN(reg, "3") FR_CHAIN(reg, "4") \
-                   FR_CHAIN(reg, "5") FR_CHAIN(reg, "6") FR_CHAIN(reg, "7") FR_CHAIN(reg, "8")                \
-                       FR_CHAIN(reg, "9") FR_CHAIN(reg, "10") FR_CHAIN(reg, "11")::                           \
-                   : "xmm0", "xmm1", "xmm2", "xmm3", "xmm4", "xmm5", "xmm6", "xmm7", "xmm8", "xmm9", "xmm10", \
-                     "xmm11", "xmm12")
+#define FR_CHAINS(reg)                                                                                                \
+  asm volatile(FR_CHAIN(reg, "0") FR_CHAIN(reg, "1") FR_CHAIN(reg, "2") FR_CHAIN(reg, "3") FR_CHAIN(reg, "4")         \
+                   FR_CHAIN(reg, "5") FR_CHAIN(reg, "6") FR_CHAIN(reg, "7") FR_CHAIN(reg, "8") FR_CHAIN(reg, "9")     \
+                       FR_CHAIN(reg, "10") FR_CHAIN(reg, "11")::                                                      \
+                           : "xmm0", "xmm1", "xmm2", "xmm3", "xmm4", "xmm5", "xmm6", "xmm7", "xmm8", "xmm9", "xmm10", \
+                             "xmm11", "xmm12")
 
 __attribute__((target("avx512f"))) void chains_512(int64_t iterations) {
   asm volatile("vpxorq %%zmm12, %%zmm12, %%zmm12" ::: "xmm12");
