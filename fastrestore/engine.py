@@ -17,7 +17,7 @@ from fastrestore.errors import MemoryBudgetError, ModelError
 from fastrestore.lower import lower
 from fastrestore.ops import _C  # ops imports torch before _C, so that both share one OpenMP runtime
 
-PRECISIONS = ("float32",)
+PRECISIONS = ("float32", "bfloat16")
 DEFAULT_MEMORY = "1GiB"
 
 
@@ -61,14 +61,14 @@ def build_info() -> dict[str, Any]:
 class Plan:
     """A compiled module.  Immutable; sessions of several threads share it."""
 
-    def __init__(self, graph: "_C.Graph", isa: str = ""):
-        self._plan = _C.Plan(graph, isa)
+    def __init__(self, graph: "_C.Graph", precision: str = "float32", isa: str = ""):
+        self._plan = _C.Plan(graph, precision, isa)
         self.channels: int = graph.channels
         self.takes_sigma: bool = graph.takes_sigma
         self.halo: int = graph.halo
         self.multiple_of: int = graph.multiple_of
         self.isa: str = self._plan.isa
-        self.precision = "float32"
+        self.precision: str = self._plan.precision
 
     @property
     def steps(self) -> list[dict[str, Any]]:
@@ -140,7 +140,8 @@ class Session:
 def compile(module: nn.Module, precision: str = "auto", isa: str = "") -> Plan:
     """Compiles a module that maps an image [N, C, H, W], or image and sigma, to an image of the same shape.
 
-    precision: "float32" or "auto" (the same today).  isa: forces an instruction set, as FASTRESTORE_ISA does.
+    precision: "float32" (also "auto"), or "bfloat16": what convolutions read is rounded to 8 significant bits, sums
+    are float32, picture and result stay float32.  isa: forces an instruction set, as FASTRESTORE_ISA does.
     Raises UnsupportedOperator, naming the operator and the module's path, and ModelError for a module whose
     weights are not float32 on the CPU.
     """
@@ -149,4 +150,4 @@ def compile(module: nn.Module, precision: str = "auto", isa: str = "") -> Plan:
     for name, parameter in module.named_parameters():
         if parameter.dtype != torch.float32 or parameter.device.type != "cpu":
             raise ModelError(f"{name} is {parameter.dtype} on {parameter.device}; plans need float32 on the CPU")
-    return Plan(lower(module), isa)
+    return Plan(lower(module), "float32" if precision == "auto" else precision, isa)

@@ -117,8 +117,8 @@ class Candidate {
 
   void run_band(const PackedConv& packed, int64_t y, int64_t rows) {
     const ConvSpec& s = packed.spec;
-    const float* in[kBandRows * 2 + 8];
-    float* out[kBandRows];
+    const void* in[kBandRows * 2 + 8];
+    void* out[kBandRows];
     for (int64_t i = 0; i < kBandRows * 2 + 8; ++i) {
       const int64_t row = y * s.stride_h - s.pad_top + i;
       in[i] = row >= 0 && row < shape_.height ? in_.data() + row * shape_.width * in_pitch_ : nullptr;

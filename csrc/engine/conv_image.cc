@@ -24,8 +24,8 @@ int64_t rows_per_band(const ConvImages& images, int64_t stride, int threads) {
 
 struct Scratch {
   Buffer<float> workspace;
-  std::vector<const float*> in, residual;
-  std::vector<float*> out;
+  std::vector<const void*> in, residual;
+  std::vector<void*> out;
 };
 
 void run_band(const PackedConv& conv, const ConvImages& images, int64_t image, int64_t y, int64_t rows,

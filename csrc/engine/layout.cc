@@ -91,19 +91,20 @@ std::vector<Strip> make_strips(const Plan& plan, int64_t width, int64_t count) {
 }
 
 void place_rings(const Plan& plan, int threads, Layout& layout) {
-  layout.ring_row_floats.assign(plan.size(), 0);
+  layout.ring_row_bytes.assign(plan.size(), 0);
   layout.ring_offset.assign(plan.size(), 0);
-  int64_t floats = 0;
+  int64_t bytes = 0;
   for (size_t n = 0; n < plan.size(); ++n) {
     int64_t widest = 0;
     for (const Strip& strip : layout.strips) widest = std::max(widest, strip.columns[n].size());
     // One cache line more than needed keeps rows of a power-of-two size from falling into the same cache sets.
-    layout.ring_row_floats[n] = round_up(checked_product(widest, plan.step(n).pitch), 16) + 16;
-    layout.ring_offset[n] = floats;
-    floats += checked_product(layout.ring_row_floats[n], layout.ring_rows[n]);
+    const int64_t row = checked_product(widest, plan.step(n).pitch, element_bytes(plan.step(n).element));
+    layout.ring_row_bytes[n] = round_up(row, 64) + 64;
+    layout.ring_offset[n] = bytes;
+    bytes += checked_product(layout.ring_row_bytes[n], layout.ring_rows[n]);
   }
-  layout.workspace_offset = floats;
-  layout.arena_floats = floats + checked_product(threads, round_up(plan.workspace_floats(), 16));
+  layout.workspace_offset = bytes;
+  layout.arena_bytes = bytes + checked_product(threads, workspace_bytes(plan));
 }
 
 }  // namespace
@@ -179,6 +180,10 @@ int64_t first_row_needed(const Plan& plan, size_t n, size_t which, int64_t done,
   return done;
 }
 
+int64_t workspace_bytes(const Plan& plan) {
+  return round_up(checked_product(plan.workspace_floats(), sizeof(float)), 64);
+}
+
 Layout make_layout(const Plan& plan, int64_t height, int64_t width, int threads, int64_t budget) {
   const int64_t multiple = plan.graph().multiple_of(), grid = plan.grid();
   Layout layout;
@@ -197,11 +202,11 @@ Layout make_layout(const Plan& plan, int64_t height, int64_t width, int threads,
       layout.band = band;
       layout.ring_rows = rows;
       place_rings(plan, threads, layout);
-      if (checked_product(layout.arena_floats, sizeof(float)) <= budget) return layout;
+      if (layout.arena_bytes <= budget) return layout;
     }
     if (count == cells) break;
   }
-  throw MemoryBudgetExceeded(budget, layout.arena_floats * static_cast<int64_t>(sizeof(float)));
+  throw MemoryBudgetExceeded(budget, layout.arena_bytes);
 }
 
 }  // namespace fr

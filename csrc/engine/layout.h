@@ -26,13 +26,13 @@ struct Strip {
 };
 
 struct Layout {
-  int64_t height = 0, width = 0;         // of the picture, padded to the plan's multiple
-  int64_t band = 0;                      // input rows a step advances
-  std::vector<int64_t> ring_rows;        // rows each node's ring holds
-  std::vector<int64_t> ring_row_floats;  // of each node, in the widest strip
-  std::vector<int64_t> ring_offset;      // of each node's ring in the arena, in floats
+  int64_t height = 0, width = 0;        // of the picture, padded to the plan's multiple
+  int64_t band = 0;                     // input rows a step advances
+  std::vector<int64_t> ring_rows;       // rows each node's ring holds
+  std::vector<int64_t> ring_row_bytes;  // of each node, in the widest strip
+  std::vector<int64_t> ring_offset;     // of each node's ring in the arena, in bytes
   std::vector<Strip> strips;
-  int64_t arena_floats = 0;  // all rings, then one workspace for each thread
+  int64_t arena_bytes = 0;  // all rings, then one workspace for each thread
   int64_t workspace_offset = 0;
 };
 
@@ -45,6 +45,8 @@ int64_t next_rows(const Plan& plan, size_t n, const std::vector<int64_t>& rows, 
 
 // The first row of input number `which` that node n still needs when its rows [0, done) are complete.
 int64_t first_row_needed(const Plan& plan, size_t n, size_t which, int64_t done, int64_t height);
+
+int64_t workspace_bytes(const Plan& plan);  // of one thread, in whole cache lines
 
 // The layout for a picture of height x width (unpadded) that needs the fewest strips within `budget` bytes.
 Layout make_layout(const Plan& plan, int64_t height, int64_t width, int threads, int64_t budget);

@@ -7,6 +7,9 @@
 namespace fr {
 namespace {
 
+// A pixel of bfloat16 is padded to whole tiles of 32 channels, which is what the matrix units read at a time.
+constexpr int64_t kBf16Pitch = 32;
+
 // The convolution that makes one phase of a transposed one, with its share of the weights.
 PackedConv pack_phase(const Node& node, int64_t phase_y, int64_t phase_x, Isa isa) {
   const ConvSpec& whole = node.conv;
@@ -37,8 +40,18 @@ PackedConv pack_phase(const Node& node, int64_t phase_y, int64_t phase_x, Isa is
 
 }  // namespace
 
-Plan::Plan(Graph graph, Isa isa) : graph_(std::move(graph)), isa_(isa), steps_(graph_.nodes().size()) {
+const char* precision_name(Precision precision) { return precision == Precision::bfloat16 ? "bfloat16" : "float32"; }
+
+Precision parse_precision(const std::string& name) {
+  for (Precision precision : {Precision::float32, Precision::bfloat16})
+    if (name == precision_name(precision)) return precision;
+  throw std::invalid_argument("unknown precision '" + name + "': use float32 or bfloat16");
+}
+
+Plan::Plan(Graph graph, Precision precision, Isa isa)
+    : graph_(std::move(graph)), precision_(precision), isa_(isa), steps_(graph_.nodes().size()) {
   if (graph_.output() < 0) throw std::invalid_argument("plan: the graph has no output");
+  if (precision == Precision::bfloat16) choose_elements();
   grid_ = graph_.multiple_of();
   std::vector<bool> vector_pitch(steps_.size(), false);  // whether a pixel is padded to whole vectors of channels
   for (size_t n = 0; n < steps_.size(); ++n) {
@@ -67,7 +80,42 @@ Plan::Plan(Graph graph, Isa isa) : graph_(std::move(graph)), isa_(isa), steps_(g
   for (size_t n = 0; n < steps_.size(); ++n) {
     const int64_t channels = graph_.nodes()[n].channels;
     steps_[n].pitch = vector_pitch[n] || channels >= 16 ? round_up(channels, 16) : channels;
+    if (steps_[n].element == Element::bf16) steps_[n].pitch = round_up(channels, kBf16Pitch);
   }
+  for (size_t n = 0; n < steps_.size(); ++n) {  // float copies of a piece of the images that a row operator touches
+    if (!needs_scratch(n)) continue;
+    const Node& node = graph_.nodes()[n];
+    const Interval rows{0, steps_[n].row_grid}, columns{0, kPieceColumns};
+    int64_t floats = rows.size() * columns.size() * steps_[n].pitch;
+    for (size_t i = 0; i < node.inputs.size(); ++i) {
+      const Interval r = needed(node, i, rows, Axis::rows), c = needed(node, i, columns, Axis::columns);
+      floats += r.size() * c.size() * steps_[static_cast<size_t>(node.inputs[i])].pitch;
+    }
+    workspace_floats_ = std::max(workspace_floats_, floats);
+  }
+}
+
+// bfloat16 is for what convolutions read. The picture, the result and what leads to it without another convolution
+// stay float32: the residual of a whole network would lose more than all of its products.
+void Plan::choose_elements() {
+  const size_t count = steps_.size(), output = static_cast<size_t>(graph_.output());
+  std::vector<bool> keep(count, true);  // float32, unless a consumer that comes later says otherwise
+  for (size_t n = count; n-- > 0;) {
+    const Node& node = graph_.nodes()[n];
+    if (node.op == Op::input || node.op == Op::sigma_plane || n == output) keep[n] = true;
+    if (!keep[n]) steps_[n].element = Element::bf16;
+    const bool convolution = node.op == Op::conv2d || node.op == Op::conv_transpose2d;
+    for (size_t i = 0; i < node.inputs.size(); ++i)
+      if ((convolution && i == 0) || !keep[n]) keep[static_cast<size_t>(node.inputs[i])] = false;
+  }
+}
+
+bool Plan::needs_scratch(size_t n) const {
+  const Node& node = graph_.nodes()[n];
+  if (node.op == Op::conv2d || node.op == Op::conv_transpose2d) return false;
+  bool narrow = steps_[n].element == Element::bf16;
+  for (int input : node.inputs) narrow = narrow || steps_[static_cast<size_t>(input)].element == Element::bf16;
+  return narrow;
 }
 
 int64_t Plan::packed_bytes() const {

@@ -2,34 +2,48 @@
 // threads share it. Nothing here depends on an image's size.
 #pragma once
 #include <memory>
+#include <string>
 #include <vector>
 
 #include "graph/graph.h"
 
 namespace fr {
 
+enum class Precision : int32_t { float32, bfloat16 };  // of intermediate images and of products; sums are float32
+
+const char* precision_name(Precision precision);
+Precision parse_precision(const std::string& name);  // throws std::invalid_argument for an unknown name
+
 struct Step {
   // conv2d: one convolution. conv_transpose2d: one for each phase, row by row of the stride x stride grid.
   std::vector<PackedConv> convs;
   int64_t row_grid = 1;  // rows are produced in multiples of this, counted from the image's top, or to its end
-  int64_t pitch = 0;     // floats from pixel to pixel
+  int64_t pitch = 0;     // values from pixel to pixel
+  Element element = Element::f32;
 };
 
 class Plan {
  public:
-  explicit Plan(Graph graph, Isa isa = host_isa());
+  explicit Plan(Graph graph, Precision precision = Precision::float32, Isa isa = host_isa());
 
   const Graph& graph() const { return graph_; }
   const Node& node(size_t n) const { return graph_.nodes()[n]; }
   const Step& step(size_t n) const { return steps_[n]; }
   size_t size() const { return steps_.size(); }
+  Precision precision() const { return precision_; }
   Isa isa() const { return isa_; }
   int64_t grid() const { return grid_; }  // input pixels; a strip or a band may begin at multiples of it
   int64_t workspace_floats() const { return workspace_floats_; }  // scratch of one thread
+  // Columns that a row operator computes at a time: all, or a few where images pass through float scratch.
+  static constexpr int64_t kPieceColumns = 64;
+  bool needs_scratch(size_t n) const;  // whether a row operator reads or writes bfloat16
   int64_t packed_bytes() const;
 
  private:
+  void choose_elements();
+
   Graph graph_;
+  Precision precision_;
   Isa isa_;
   std::vector<Step> steps_;
   int64_t grid_ = 1;

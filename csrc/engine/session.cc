@@ -31,23 +31,19 @@ Session::Session(std::shared_ptr<const Plan> plan, int threads, int64_t memory)
 RunReport Session::preview(int64_t height, int64_t width) const {
   if (height < 1 || width < 1) throw std::invalid_argument("session: the picture is empty");
   const Layout layout = make_layout(*plan_, height, width, threads_, memory_);
-  return {0,
-          static_cast<int64_t>(layout.strips.size()),
-          layout.band,
-          layout.arena_floats * static_cast<int64_t>(sizeof(float)),
-          {}};
+  return {0, static_cast<int64_t>(layout.strips.size()), layout.band, layout.arena_bytes, {}};
 }
 
 void Session::prepare(int64_t height, int64_t width) {
   if (height == height_ && width == width_) return;
   height_ = width_ = -1;  // stays so if what follows throws
   layout_ = make_layout(*plan_, height, width, threads_, memory_);
-  if (layout_.arena_floats > arena_.size() || layout_.arena_floats < arena_.size() / 4) {
-    arena_ = Buffer<float>();
-    arena_ = Buffer<float>(layout_.arena_floats);
+  if (layout_.arena_bytes > arena_.size() || layout_.arena_bytes < arena_.size() / 4) {
+    arena_ = Buffer<char>();
+    arena_ = Buffer<char>(layout_.arena_bytes);
   }
   // Padding channels are multiplied by zero weights: they may hold anything but NaN.
-  std::fill_n(arena_.data(), layout_.arena_floats, 0.0f);
+  std::memset(arena_.data(), 0, static_cast<size_t>(layout_.arena_bytes));
   int64_t most = 0;  // rows that one step of any node reads
   for (size_t n = 0; n < plan_->size(); ++n) most = std::max(most, layout_.ring_rows[n]);
   in_pointers_.reserve(static_cast<size_t>(2 * most + 256));
@@ -89,7 +85,7 @@ void Session::run_strip(const Strip& strip, const Picture& picture, const RunOpt
   std::vector<int64_t> rows(plan_->size(), 0);
   for (size_t n = 0; n < plan_->size(); ++n)
     if (plan_->node(n).op == Op::sigma_plane)
-      std::fill_n(row(n, 0), strip.columns[n].size() * plan_->step(n).pitch,
+      std::fill_n(reinterpret_cast<float*>(row(n, 0)), strip.columns[n].size() * plan_->step(n).pitch,
                   options.sigma.value_or(0.0f) * plan_->node(n).sigma_scale);
   while (rows[output] < layout_.height) {
     const int64_t written = rows[output];
@@ -118,13 +114,78 @@ void Session::run_strip(const Strip& strip, const Picture& picture, const RunOpt
   }
 }
 
-float* Session::row(size_t n, int64_t y) {
-  return arena_.data() + layout_.ring_offset[n] + y % layout_.ring_rows[n] * layout_.ring_row_floats[n];
+char* Session::row(size_t n, int64_t y) {
+  return arena_.data() + layout_.ring_offset[n] + y % layout_.ring_rows[n] * layout_.ring_row_bytes[n];
 }
 
-void Session::for_rows(int64_t begin, int64_t end, int64_t floats_per_row, const std::function<void(int64_t)>& body) {
-  const int threads = (end - begin) * floats_per_row < kFloatsWorthAThread ? 1 : threads_;
-  parallel_for(end - begin, threads, [&](int64_t i, int) { body(begin + i); });
+float* Session::workspace(int thread) {
+  return reinterpret_cast<float*>(arena_.data() + layout_.workspace_offset + thread * workspace_bytes(*plan_));
+}
+
+FloatRows Session::float_rows(const Strip& strip, size_t n) {
+  return {row(n, 0), layout_.ring_rows[n], layout_.ring_row_bytes[n], 0, strip.columns[n].begin, plan_->step(n).pitch};
+}
+
+// Calls body(piece) for pieces that make up rows [begin, end) of a node, on several threads if that pays.
+template <class Body>
+void Session::for_pieces(const Strip& strip, size_t n, int64_t begin, int64_t end, const Body& body) {
+  const Interval columns = strip.columns[n];
+  const int64_t grid = plan_->step(n).row_grid, groups = ceil_div(end - begin, grid);
+  const bool few = (end - begin) * columns.size() * plan_->step(n).pitch < kFloatsWorthAThread;
+  const bool scratch = plan_->needs_scratch(n);
+  const int64_t step = scratch ? std::max(grid, Plan::kPieceColumns / grid * grid) : columns.size();
+  parallel_for(groups, few ? 1 : threads_, [&](int64_t group, int thread) {
+    Piece piece;
+    piece.begin = begin + group * grid;
+    piece.end = std::min(end, piece.begin + grid);
+    for (int64_t x = columns.begin; x < columns.end; x += step) {
+      piece.x_begin = x;
+      piece.x_end = std::min(columns.end, x + step);
+      enter_piece(strip, n, piece, workspace(thread));
+      body(piece);
+      leave_piece(strip, n, piece);
+    }
+  });
+}
+
+// Sets the views of a piece, copying bfloat16 images to scratch.
+void Session::enter_piece(const Strip& strip, size_t n, Piece& piece, float* scratch) {
+  const Node& node = plan_->node(n);
+  const ConvertKernels& convert = get_convert(plan_->isa());
+  const auto take = [&](FloatRows& view, Interval rows, Interval columns) {
+    view.base = reinterpret_cast<char*>(scratch);
+    view.rows = std::max<int64_t>(1, rows.size());
+    view.row_bytes = columns.size() * view.pitch * static_cast<int64_t>(sizeof(float));
+    view.first_row = rows.begin;
+    view.first_column = columns.begin;
+    scratch += rows.size() * columns.size() * view.pitch;
+  };
+  for (size_t i = 0; i < node.inputs.size(); ++i) {
+    const size_t input = static_cast<size_t>(node.inputs[i]);
+    FloatRows& view = piece.in[i];
+    view = float_rows(strip, input);
+    if (plan_->step(input).element == Element::f32) continue;
+    const Interval all = strip.columns[input];
+    Interval rows = needed(node, i, {piece.begin, piece.end}, Axis::rows);
+    Interval columns = needed(node, i, {piece.x_begin, piece.x_end}, Axis::columns);
+    rows = {std::max<int64_t>(rows.begin, 0), std::min(rows.end, layout_.height / plan_->node(input).stride)};
+    columns = {std::max(columns.begin, all.begin), std::min(columns.end, all.end)};
+    take(view, rows, columns);
+    for (int64_t y = rows.begin; y < rows.end; ++y)
+      convert.widen(reinterpret_cast<const Bf16*>(row(input, y)) + (columns.begin - all.begin) * view.pitch,
+                    view.at(y, columns.begin), columns.size() * view.pitch);
+  }
+  piece.out = float_rows(strip, n);
+  if (plan_->step(n).element == Element::bf16) take(piece.out, {piece.begin, piece.end}, {piece.x_begin, piece.x_end});
+}
+
+void Session::leave_piece(const Strip& strip, size_t n, const Piece& piece) {
+  if (plan_->step(n).element == Element::f32) return;
+  const int64_t pitch = plan_->step(n).pitch, values = (piece.x_end - piece.x_begin) * pitch;
+  for (int64_t y = piece.begin; y < piece.end; ++y)
+    get_convert(plan_->isa())
+        .narrow(piece.out.at(y, piece.x_begin),
+                reinterpret_cast<Bf16*>(row(n, y)) + (piece.x_begin - strip.columns[n].begin) * pitch, values);
 }
 
 void Session::read_rows(const Strip& strip, const Picture& picture, int64_t begin, int64_t end) {
@@ -133,9 +194,11 @@ void Session::read_rows(const Strip& strip, const Picture& picture, int64_t begi
   const int64_t inside = std::min(columns.end, picture.width);  // columns beyond repeat the picture's last one
   ConvertInFn* convert = get_convert_in(picture.type, plan_->isa());
   const int64_t pixel = picture.channels * pixel_bytes(picture.type);
-  for_rows(begin, end, columns.size() * pitch, [&](int64_t y) {
+  const int threads = (end - begin) * columns.size() * pitch < kFloatsWorthAThread ? 1 : threads_;
+  parallel_for(end - begin, threads, [&](int64_t i, int) {
+    const int64_t y = begin + i;
     const char* source = static_cast<const char*>(picture.in) + std::min(y, picture.height - 1) * picture.in_row_bytes;
-    float* target = row(0, y);
+    float* target = reinterpret_cast<float*>(row(0, y));
     if (inside > columns.begin)
       convert(source + columns.begin * pixel, picture.channels, target, channels, pitch, inside - columns.begin);
     for (int64_t x = std::max(inside, columns.begin); x < columns.end; ++x)
@@ -153,9 +216,13 @@ int64_t Session::write_rows(const Strip& strip, const Picture& picture, const Ru
   ConvertOutFn* convert = get_convert_out(picture.type, plan_->isa());
   std::atomic<int64_t> non_finite{0};
   if (last <= strip.core.begin) return 0;
-  for_rows(begin, std::min(end, picture.height), (last - strip.core.begin) * pitch, [&](int64_t y) {
+  const int64_t rows = std::min(end, picture.height) - begin;
+  const int threads = rows * (last - strip.core.begin) * pitch < kFloatsWorthAThread ? 1 : threads_;
+  const FloatRows source = float_rows(strip, output);
+  parallel_for(std::max<int64_t>(rows, 0), threads, [&](int64_t i, int) {
+    const int64_t y = begin + i;
     const int64_t offset = strip.core.begin * pixel;
-    non_finite += convert(row(output, y) + (strip.core.begin - strip.columns[output].begin) * pitch, pitch, channels,
+    non_finite += convert(source.at(y, strip.core.begin), pitch, channels,
                           static_cast<const char*>(picture.in) + y * picture.in_row_bytes + offset,
                           static_cast<char*>(picture.out) + y * picture.out_row_bytes + offset, picture.channels,
                           last - strip.core.begin, options.strength, options.clip);
@@ -165,14 +232,7 @@ int64_t Session::write_rows(const Strip& strip, const Picture& picture, const Ru
 
 void Session::compute(const Strip& strip, size_t n, int64_t begin, int64_t end) {
   const Node& node = plan_->node(n);
-  const Interval columns = strip.columns[n];
-  if (columns.empty()) return;
-  const int64_t pitch = plan_->step(n).pitch, width = columns.size();
-  const auto source = [&](size_t which, int64_t y, int64_t x) {  // pixel x of a row of an input
-    const size_t input = static_cast<size_t>(node.inputs[which]);
-    return row(input, y) + (x - strip.columns[input].begin) * plan_->step(input).pitch;
-  };
-  const auto source_pitch = [&](size_t which) { return plan_->step(static_cast<size_t>(node.inputs[which])).pitch; };
+  if (strip.columns[n].empty()) return;
   const int64_t r = node.factor;
   switch (node.op) {
     case Op::conv2d:
@@ -182,42 +242,43 @@ void Session::compute(const Strip& strip, size_t n, int64_t begin, int64_t end) 
       transpose_convolve(strip, n, begin, end);
       break;
     case Op::pixel_shuffle:
-      for_rows(begin / r, end / r, width * pitch * r, [&](int64_t y) {
+      for_pieces(strip, n, begin, end, [&](const Piece& p) {
         float* out[16];
-        for (int64_t a = 0; a < r; ++a) out[a] = row(n, y * r + a);
-        pixel_shuffle_row(source(0, y, columns.begin / r), source_pitch(0), out, pitch, node.channels, r, width / r);
+        for (int64_t a = 0; a < r; ++a) out[a] = p.out.at(p.begin + a, p.x_begin);
+        pixel_shuffle_row(p.in[0].at(p.begin / r, p.x_begin / r), p.in[0].pitch, out, p.out.pitch, node.channels, r,
+                          (p.x_end - p.x_begin) / r);
       });
       break;
     case Op::pixel_unshuffle:
-      for_rows(begin, end, width * pitch, [&](int64_t y) {
+      for_pieces(strip, n, begin, end, [&](const Piece& p) {
         const float* in[16];
-        for (int64_t a = 0; a < r; ++a) in[a] = source(0, y * r + a, columns.begin * r);
-        pixel_unshuffle_row(in, source_pitch(0), row(n, y), pitch, node.channels / (r * r), r, width);
+        for (int64_t a = 0; a < r; ++a) in[a] = p.in[0].at(p.begin * r + a, p.x_begin * r);
+        pixel_unshuffle_row(in, p.in[0].pitch, p.out.at(p.begin, p.x_begin), p.out.pitch, node.channels / (r * r), r,
+                            p.x_end - p.x_begin);
       });
       break;
     case Op::concat:
-      for_rows(begin, end, width * pitch, [&](int64_t y) {
+      for_pieces(strip, n, begin, end, [&](const Piece& p) {
+        const int64_t pitch = p.out.pitch, width = p.x_end - p.x_begin;
+        float* out = p.out.at(p.begin, p.x_begin);
         int64_t first = 0;
         for (size_t i = 0; i < node.inputs.size(); ++i) {
           const int64_t channels = plan_->node(static_cast<size_t>(node.inputs[i])).channels;
-          const float* in = source(i, y, columns.begin);
-          float* out = row(n, y) + first;
+          const float* in = p.in[i].at(p.begin, p.x_begin);
           for (int64_t x = 0; x < width; ++x)
-            std::memcpy(out + x * pitch, in + x * source_pitch(i), static_cast<size_t>(channels) * sizeof(float));
+            std::memcpy(out + x * pitch + first, in + x * p.in[i].pitch, static_cast<size_t>(channels) * sizeof(float));
           first += channels;
         }
-        for (int64_t x = 0; x < width; ++x) std::fill(row(n, y) + x * pitch + first, row(n, y) + (x + 1) * pitch, 0.0f);
+        for (int64_t x = 0; x < width; ++x) std::fill(out + x * pitch + first, out + (x + 1) * pitch, 0.0f);
       });
       break;
     case Op::add:
-      for_rows(begin, end, width * pitch, [&](int64_t y) {
-        const float *a = source(0, y, columns.begin), *b = source(1, y, columns.begin);
-        const int64_t pitch_a = source_pitch(0), pitch_b = source_pitch(1);
-        float* out = row(n, y);
-        for (int64_t x = 0; x < width; ++x) {
-          for (int64_t c = 0; c < node.channels; ++c)
-            out[x * pitch + c] = node.scale_a * a[x * pitch_a + c] + node.scale_b * b[x * pitch_b + c];
-          for (int64_t c = node.channels; c < pitch; ++c) out[x * pitch + c] = 0.0f;
+      for_pieces(strip, n, begin, end, [&](const Piece& p) {
+        const float *a = p.in[0].at(p.begin, p.x_begin), *b = p.in[1].at(p.begin, p.x_begin);
+        float* out = p.out.at(p.begin, p.x_begin);
+        for (int64_t x = p.x_begin; x < p.x_end; ++x, a += p.in[0].pitch, b += p.in[1].pitch, out += p.out.pitch) {
+          for (int64_t c = 0; c < node.channels; ++c) out[c] = node.scale_a * a[c] + node.scale_b * b[c];
+          for (int64_t c = node.channels; c < p.out.pitch; ++c) out[c] = 0.0f;
         }
       });
       break;
@@ -228,7 +289,7 @@ void Session::compute(const Strip& strip, size_t n, int64_t begin, int64_t end) 
 }
 
 // Pointers to rows [first, first + count) of a node; null outside of the image.
-const float* const* Session::input_rows(const Strip& strip, size_t input, int64_t first, int64_t count) {
+const void* const* Session::input_rows(const Strip& strip, size_t input, int64_t first, int64_t count) {
   const int64_t height = layout_.height / plan_->node(input).stride;
   in_pointers_.clear();
   for (int64_t y = first; y < first + count; ++y)
@@ -248,6 +309,8 @@ void Session::convolve(const Strip& strip, size_t n, int64_t begin, int64_t end)
   band.in_begin = strip.columns[input].begin;
   band.in_end = strip.columns[input].end;
   band.in_pitch = plan_->step(input).pitch;
+  band.in_element = plan_->step(input).element;
+  band.out_element = step.element;
   out_pointers_.clear();
   residual_pointers_.clear();
   for (int64_t y = begin; y < end; ++y) out_pointers_.push_back(row(n, y));
@@ -260,6 +323,7 @@ void Session::convolve(const Strip& strip, size_t n, int64_t begin, int64_t end)
     band.residual = residual_pointers_.data();
     band.residual_begin = strip.columns[residual].begin;
     band.residual_pitch = plan_->step(residual).pitch;
+    band.residual_element = plan_->step(residual).element;
   }
   band.rows = end - begin;
   band.x_begin = columns.begin;
@@ -281,16 +345,21 @@ void Session::transpose_convolve(const Strip& strip, size_t n, int64_t begin, in
       band.in_begin = strip.columns[input].begin;
       band.in_end = strip.columns[input].end;
       band.in_pitch = plan_->step(input).pitch;
+      band.in_element = plan_->step(input).element;
+      band.out_element = step.element;
       out_pointers_.clear();
       residual_pointers_.clear();
-      for (int64_t y = begin + a; y < end; y += stride) out_pointers_.push_back(row(n, y) + b * step.pitch);
+      for (int64_t y = begin + a; y < end; y += stride)
+        out_pointers_.push_back(row(n, y) + b * step.pitch * element_bytes(step.element));
       band.out = out_pointers_.data();
       band.out_begin = columns.begin / stride;
       band.out_pitch = stride * step.pitch;
       if (node.inputs.size() > 1) {
         const size_t residual = static_cast<size_t>(node.inputs[1]);
         const int64_t pitch = plan_->step(residual).pitch;
-        const int64_t offset = (columns.begin + b - strip.columns[residual].begin) * pitch;
+        band.residual_element = plan_->step(residual).element;
+        const int64_t offset =
+            (columns.begin + b - strip.columns[residual].begin) * pitch * element_bytes(band.residual_element);
         for (int64_t y = begin + a; y < end; y += stride) residual_pointers_.push_back(row(residual, y) + offset);
         band.residual = residual_pointers_.data();
         band.residual_begin = columns.begin / stride;
@@ -305,9 +374,6 @@ void Session::transpose_convolve(const Strip& strip, size_t n, int64_t begin, in
 
 // Divides a band among the threads by rows (in multiples of row_grid) and, when those are few, by columns.
 void Session::run_bands(const PackedConv& conv, const ConvBand& whole, int64_t row_grid) {
-  const auto workspace = [&](int thread) {
-    return arena_.data() + layout_.workspace_offset + thread * round_up(plan_->workspace_floats(), 16);
-  };
   if (threads_ == 1) {
     conv.run(conv, whole, workspace(0));
     return;

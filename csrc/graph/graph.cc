@@ -191,7 +191,7 @@ int Graph::pixel_unshuffle(int x, int64_t factor) {
 }
 
 int Graph::concat(const std::vector<int>& parts) {
-  require(!parts.empty(), "concat: nothing to join");
+  require(!parts.empty() && parts.size() <= kMostInputs, "concat: joins 1 to 64 images");
   Node node;
   node.op = Op::concat;
   node.inputs = parts;

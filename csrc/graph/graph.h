@@ -13,6 +13,8 @@ namespace fr {
 
 enum class Op { input, sigma_plane, conv2d, conv_transpose2d, pixel_shuffle, pixel_unshuffle, concat, add };
 
+constexpr size_t kMostInputs = 64;  // of one node
+
 const char* op_name(Op op);
 Activation parse_activation(const std::string& name);  // throws std::invalid_argument for an unknown name
 

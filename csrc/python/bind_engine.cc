@@ -164,11 +164,13 @@ void bind_engine(py::module_& m) {
       .def_property_readonly("halo", &Graph::halo);
 
   py::class_<Plan, std::shared_ptr<Plan>>(m, "Plan", "A graph made ready for one instruction set.")
-      .def(py::init([](const Graph& graph, const std::string& isa) {
+      .def(py::init([](const Graph& graph, const std::string& precision, const std::string& isa) {
              py::gil_scoped_release release;
-             return std::make_shared<Plan>(graph, isa.empty() ? host_isa() : parse_isa(isa));
+             return std::make_shared<Plan>(graph, parse_precision(precision),
+                                           isa.empty() ? host_isa() : parse_isa(isa));
            }),
-           "graph"_a, "isa"_a = "")
+           "graph"_a, "precision"_a = "float32", "isa"_a = "")
+      .def_property_readonly("precision", [](const Plan& plan) { return precision_name(plan.precision()); })
       .def_property_readonly("isa", [](const Plan& plan) { return isa_name(plan.isa()); })
       .def_property_readonly("grid", &Plan::grid)
       .def_property_readonly("packed_bytes", &Plan::packed_bytes)

@@ -5,6 +5,8 @@
 #pragma once
 #include <cstdint>
 
+#include "base/bfloat16.h"
+
 #ifndef FR_ISA
 #error "define FR_ISA before including simd/vec.h"
 #endif
@@ -70,6 +72,34 @@ FR_INLINE void store_partial(float* p, Vec v, int64_t count) {
   store(lanes, v);
   for (int64_t i = 0; i < count; ++i) p[i] = lanes[i];
 #endif
+}
+
+// bfloat16 in memory, float in registers.
+typedef uint16_t HalfLanes __attribute__((vector_size(kWidth * 2)));
+typedef uint16_t UnalignedHalfLanes __attribute__((vector_size(kWidth * 2), aligned(2), may_alias));
+typedef uint32_t Lanes __attribute__((vector_size(kWidth * 4)));
+
+FR_INLINE Vec widen(HalfLanes v) { return reinterpret_cast<Vec>(__builtin_convertvector(v, Lanes) << 16); }
+FR_INLINE HalfLanes narrow(Vec v) {  // to nearest even; the instruction takes subnormals for zero
+#if defined(__AVX512BF16__)
+  return reinterpret_cast<HalfLanes>(_mm512_cvtneps_pbh(v));
+#else
+  const Lanes bits = reinterpret_cast<Lanes>(v);
+  const Lanes rounded = v == v ? bits + 0x7fff + ((bits >> 16) & 1) : bits | 0x400000;
+  return __builtin_convertvector(rounded >> 16, HalfLanes);
+#endif
+}
+
+FR_INLINE Vec load(const Bf16* p) { return widen(*reinterpret_cast<const UnalignedHalfLanes*>(p)); }
+FR_INLINE void store(Bf16* p, Vec v) { *reinterpret_cast<UnalignedHalfLanes*>(p) = narrow(v); }
+FR_INLINE Vec load_partial(const Bf16* p, int64_t count) {
+  HalfLanes lanes = {};
+  for (int64_t i = 0; i < count; ++i) lanes[i] = p[i].bits;
+  return widen(lanes);
+}
+FR_INLINE void store_partial(Bf16* p, Vec v, int64_t count) {
+  const HalfLanes lanes = narrow(v);
+  for (int64_t i = 0; i < count; ++i) p[i].bits = lanes[i];
 }
 
 // a * b + c, rounded once where the instruction set can (x86 without FMA rounds the product too).

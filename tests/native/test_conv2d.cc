@@ -97,7 +97,7 @@ void run_band(const Case& c, const PackedConv& packed, int64_t y_begin, int64_t 
   const int64_t rows = y_end - y_begin;
   int64_t entries = (rows - 1) * s.stride_h + (s.kernel_h - 1) * s.dilation_h + 1;
   if (packed.algorithm == ConvAlgorithm::winograd4) entries = round_up(rows, 4) + 2;
-  std::vector<const float*> in, res;
+  std::vector<const void*> in, res;
   std::vector<float*> destination;
   for (int64_t i = 0; i < entries; ++i) {
     const int64_t y = y_begin * s.stride_h - s.pad_top + i;
@@ -300,7 +300,7 @@ void test_cut_memory(const ConvVariant& variant, Random& random) {
   const Plane whole = run_whole(whole_case, packed);
   const int64_t x_begin = 20, x_end = 48, in_begin = 19, in_end = 49;
   std::vector<std::vector<float>> rows;
-  std::vector<const float*> in;
+  std::vector<const void*> in;
   for (int64_t y = -1; y < 13; ++y) {
     const bool inside = y >= 0 && y < 9;
     if (inside)
@@ -310,7 +310,7 @@ void test_cut_memory(const ConvVariant& variant, Random& random) {
   for (int64_t i = 0, row = 0; i < static_cast<int64_t>(in.size()); ++i)
     if (in[i] != nullptr) in[i] = rows[row++].data();
   Plane part(9, x_end - x_begin, 21, 21, kGuard);
-  std::vector<float*> out;
+  std::vector<void*> out;
   for (auto& row : part.rows) out.push_back(row.data());
   ConvBand band;
   band.in = in.data();

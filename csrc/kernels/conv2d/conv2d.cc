@@ -85,6 +85,11 @@ void pack_depthwise(const ConvSpec& s, const ConvVariant& variant, const float* 
   }
 }
 
+float value_at(const void* row, int64_t place, Element element) {
+  return element == Element::f32 ? static_cast<const float*>(row)[place]
+                                 : bf16_to_float(static_cast<const Bf16*>(row)[place]);
+}
+
 }  // namespace
 
 const float* packed_weights(const PackedConv& packed) { return packed.weights.data(); }
@@ -102,21 +107,26 @@ void conv2d_reference(const PackedConv& packed, const ConvBand& band, float*) {
         float sum = packed.bias[co];
         for (int64_t ky = 0; ky < s.kernel_h; ++ky)
           for (int64_t kx = 0; kx < s.kernel_w; ++kx, weights += in_channels) {
-            const float* in = band.in[row * s.stride_h + ky * s.dilation_h];
+            const void* in = band.in[row * s.stride_h + ky * s.dilation_h];
             const int64_t column = x * s.stride_w - s.pad_left + kx * s.dilation_w;
             if (in == nullptr || column < band.in_begin || column >= band.in_end) continue;
-            in += (column - band.in_begin) * band.in_pitch + co / out_channels * in_channels;
-            for (int64_t ci = 0; ci < in_channels; ++ci) sum += weights[ci] * in[ci];
+            const int64_t first = (column - band.in_begin) * band.in_pitch + co / out_channels * in_channels;
+            for (int64_t ci = 0; ci < in_channels; ++ci) sum += weights[ci] * value_at(in, first + ci, band.in_element);
           }
         const float residual = s.residual == Residual::none
                                    ? 0.0f
-                                   : band.residual[row][(x - band.residual_begin) * band.residual_pitch + co];
+                                   : value_at(band.residual[row], (x - band.residual_begin) * band.residual_pitch + co,
+                                              band.residual_element);
         if (s.residual == Residual::before_activation) sum += residual;
         if (s.activation == Activation::relu && sum < 0.0f) sum = 0.0f;
         if (s.activation == Activation::leaky_relu && sum < 0.0f) sum *= s.slope;
         sum *= s.scale;
         if (s.residual == Residual::after_scale) sum += residual;
-        band.out[row][(x - band.out_begin) * band.out_pitch + co] = sum;
+        const int64_t place = (x - band.out_begin) * band.out_pitch + co;
+        if (band.out_element == Element::f32)
+          static_cast<float*>(band.out[row])[place] = sum;
+        else
+          static_cast<Bf16*>(band.out[row])[place] = float_to_bf16(sum);
       }
 }
 

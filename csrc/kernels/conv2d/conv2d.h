@@ -9,6 +9,7 @@
 #include <cstdint>
 #include <vector>
 
+#include "base/bfloat16.h"
 #include "base/buffer.h"
 #include "base/isa.h"
 
@@ -31,23 +32,23 @@ struct ConvSpec {
   Residual residual = Residual::none;
 };
 
-// One call's work: output rows [0, rows) and output columns [x_begin, x_end) of a band.
+// One call's work: output rows [0, rows) and output columns [x_begin, x_end) of a band. Pitches are in values.
 struct ConvBand {
   // in[i] is input row (first output row) * stride_h - pad_top + i; null: a row of zeros. It holds the input
   // columns [in_begin, in_end); columns outside are zero. in[i] points at column in_begin.
   // Entries: (rows - 1) * stride_h + (kernel_h - 1) * dilation_h + 1; for winograd4 round_up(rows, 4) + 2.
-  const float* const* in = nullptr;
+  const void* const* in = nullptr;
   int64_t in_begin = 0, in_end = 0;
-  int64_t in_pitch = 0;  // floats from pixel to pixel, >= in_channels
+  int64_t in_pitch = 0;  // from pixel to pixel, >= in_channels
   // out[j] points at column out_begin of output row j; only columns [x_begin, x_end) are written.
-  float* const* out = nullptr;
+  void* const* out = nullptr;
   int64_t out_begin = 0;
-  int64_t out_pitch =
-      0;  // >= out_channels; channels [out_channels, out_pitch) of a written pixel may be set to anything finite
+  int64_t out_pitch = 0;  // >= out_channels; what lies behind them in a written pixel may become anything finite
   // The residual has the output's rows, columns and channels; unused when spec.residual is none. May be out itself.
-  const float* const* residual = nullptr;
+  const void* const* residual = nullptr;
   int64_t residual_begin = 0;
   int64_t residual_pitch = 0;
+  Element in_element = Element::f32, out_element = Element::f32, residual_element = Element::f32;
   int64_t rows = 0;
   int64_t x_begin = 0, x_end = 0;  // winograd4: x_begin is a multiple of 4 (the tile grid is anchored at column 0)
 };

@@ -7,37 +7,68 @@ namespace fr::FR_ISA {
 
 // Where a tile goes. Its vectors are consecutive channels; the last one may be cut by last_lanes.
 struct Target {
-  float* out;
-  int64_t out_step;  // floats from pixel to pixel
-  const float* residual;
+  char* out;
+  int64_t out_step;  // bytes from pixel to pixel
+  const char* residual;
   int64_t residual_step;
   int64_t last_lanes;  // valid lanes of the last vector, 1..kWidth
+  Element out_element, residual_element;
 };
+
+FR_INLINE const char* offset_by(const void* row, int64_t values, Element element) {
+  return static_cast<const char*>(row) + values * element_bytes(element);
+}
 
 FR_INLINE Target target_at(const ConvSpec& spec, const ConvBand& band, int64_t row, int64_t x, int64_t channel,
                            int64_t last_lanes) {
   Target target;
-  target.out = band.out[row] + (x - band.out_begin) * band.out_pitch + channel;
-  target.out_step = band.out_pitch;
+  target.out_element = band.out_element;
+  target.out =
+      const_cast<char*>(offset_by(band.out[row], (x - band.out_begin) * band.out_pitch + channel, band.out_element));
+  target.out_step = band.out_pitch * element_bytes(band.out_element);
   target.residual = nullptr;
   target.residual_step = 0;
+  target.residual_element = band.residual_element;
   if (spec.residual != Residual::none) {
-    target.residual = band.residual[row] + (x - band.residual_begin) * band.residual_pitch + channel;
-    target.residual_step = band.residual_pitch;
+    target.residual =
+        offset_by(band.residual[row], (x - band.residual_begin) * band.residual_pitch + channel, band.residual_element);
+    target.residual_step = band.residual_pitch * element_bytes(band.residual_element);
   }
   target.last_lanes = last_lanes;
   return target;
 }
 
-template <int kPixels, int kVectors>
-FR_INLINE void add_residual(Vec (&sum)[kPixels][kVectors], const Target& target) {
+template <class T, int kPixels, int kVectors>
+FR_INLINE void add_residual_of(Vec (&sum)[kPixels][kVectors], const Target& target) {
   FR_UNROLL
   for (int m = 0; m < kPixels; ++m) {
-    const float* r = target.residual + m * target.residual_step;
+    const T* r = reinterpret_cast<const T*>(target.residual + m * target.residual_step);
     FR_UNROLL
     for (int n = 0; n + 1 < kVectors; ++n) sum[m][n] += load(r + n * kWidth);
     sum[m][kVectors - 1] += target.last_lanes == kWidth ? load(r + (kVectors - 1) * kWidth)
                                                         : load_partial(r + (kVectors - 1) * kWidth, target.last_lanes);
+  }
+}
+
+template <int kPixels, int kVectors>
+FR_INLINE void add_residual(Vec (&sum)[kPixels][kVectors], const Target& target) {
+  if (target.residual_element == Element::f32)
+    add_residual_of<float>(sum, target);
+  else
+    add_residual_of<Bf16>(sum, target);
+}
+
+template <class T, int kPixels, int kVectors>
+FR_INLINE void store_tile(const Vec (&sum)[kPixels][kVectors], const Target& target) {
+  FR_UNROLL
+  for (int m = 0; m < kPixels; ++m) {
+    T* out = reinterpret_cast<T*>(target.out + m * target.out_step);
+    FR_UNROLL
+    for (int n = 0; n + 1 < kVectors; ++n) store(out + n * kWidth, sum[m][n]);
+    if (target.last_lanes == kWidth)
+      store(out + (kVectors - 1) * kWidth, sum[m][kVectors - 1]);
+    else
+      store_partial(out + (kVectors - 1) * kWidth, sum[m][kVectors - 1], target.last_lanes);
   }
 }
 
@@ -68,21 +99,10 @@ FR_INLINE void finish(Vec (&sum)[kPixels][kVectors], const ConvSpec& spec, const
     }
   }
   if (spec.residual == Residual::after_scale) add_residual(sum, target);
-  if (target.last_lanes == kWidth) {
-    FR_UNROLL
-    for (int m = 0; m < kPixels; ++m) {
-      FR_UNROLL
-      for (int n = 0; n < kVectors; ++n) store(target.out + m * target.out_step + n * kWidth, sum[m][n]);
-    }
-  } else {
-    FR_UNROLL
-    for (int m = 0; m < kPixels; ++m) {
-      float* out = target.out + m * target.out_step;
-      FR_UNROLL
-      for (int n = 0; n + 1 < kVectors; ++n) store(out + n * kWidth, sum[m][n]);
-      store_partial(out + (kVectors - 1) * kWidth, sum[m][kVectors - 1], target.last_lanes);
-    }
-  }
+  if (target.out_element == Element::f32)
+    store_tile<float>(sum, target);
+  else
+    store_tile<Bf16>(sum, target);
 }
 
 }  // namespace fr::FR_ISA

@@ -25,7 +25,7 @@ constexpr int kUnroll = 2;  // steps of the inner loop between two advances of i
 
 // Where a block of output pixels finds its input.
 struct Window {
-  const float* const* rows;  // kernel row ky is rows[ky * row_step], null: zeros
+  const void* const* rows;  // kernel row ky is rows[ky * row_step], null: zeros
   int64_t row_step;
   int64_t kernel_h;
   const float* patch;  // not null: a zero-padded copy, kernel row ky at patch + ky * patch_row
@@ -36,7 +36,7 @@ struct Window {
 };
 
 FR_INLINE const float* window_row(const Window& window, int64_t ky) {
-  const float* row = window.rows[ky * window.row_step];
+  const float* row = static_cast<const float*>(window.rows[ky * window.row_step]);
   if (row == nullptr) return nullptr;
   return window.patch != nullptr ? window.patch + ky * window.patch_row : row + window.offset;
 }
@@ -123,21 +123,37 @@ FR_INLINE DirectTile* get_direct_tile(int64_t pixels, int64_t vectors) {
 }
 
 // Copies the input columns of `pixels` outputs from output column x on, zeros where there is no input.
-static void fill_patch(const ConvSpec& spec, const ConvBand& band, int64_t row, int64_t x, int64_t pixels,
-                       int64_t channel, int64_t channels, float* patch) {
+template <class T>
+void fill_patch_from(const ConvSpec& spec, const ConvBand& band, int64_t row, int64_t x, int64_t pixels,
+                     int64_t channel, int64_t channels, float* patch) {
   const int64_t columns = patch_columns(spec, pixels);
   const int64_t first = x * spec.stride_w - spec.pad_left;
   for (int64_t ky = 0; ky < spec.kernel_h; ++ky) {
-    const float* in = band.in[row * spec.stride_h + ky * spec.dilation_h];
+    const T* in = static_cast<const T*>(band.in[row * spec.stride_h + ky * spec.dilation_h]);
     if (in != nullptr)
       for (int64_t i = 0; i < columns; ++i) {
         const int64_t column = first + i;
         const bool inside = column >= band.in_begin && column < band.in_end;
-        const float* pixel = in + (column - band.in_begin) * band.in_pitch + channel;
-        for (int64_t c = 0; c < channels; ++c) patch[i * channels + c] = inside ? pixel[c] : 0.0f;
+        float* to = patch + i * channels;
+        if (!inside) {
+          for (int64_t c = 0; c < channels; ++c) to[c] = 0.0f;
+          continue;
+        }
+        const T* pixel = in + (column - band.in_begin) * band.in_pitch + channel;
+        int64_t c = 0;
+        for (; c + kWidth <= channels; c += kWidth) store(to + c, load(pixel + c));
+        if (c < channels) store_partial(to + c, load_partial(pixel + c, channels - c), channels - c);
       }
     patch += columns * channels;
   }
+}
+
+static void fill_patch(const ConvSpec& spec, const ConvBand& band, int64_t row, int64_t x, int64_t pixels,
+                       int64_t channel, int64_t channels, float* patch) {
+  if (band.in_element == Element::f32)
+    fill_patch_from<float>(spec, band, row, x, pixels, channel, channels, patch);
+  else
+    fill_patch_from<Bf16>(spec, band, row, x, pixels, channel, channels, patch);
 }
 
 // The output columns whose whole window lies inside the input: [begin, end), possibly empty.
@@ -154,7 +170,7 @@ static Interior find_interior(const ConvSpec& spec, const ConvBand& band) {
 }
 
 // Calls body(x, pixels, window) for blocks of at most most_pixels that cover the band's columns in one row;
-// each block reads the input in place, or a patch when it touches an edge.
+// each block reads the input in place, or a patch when it touches an edge or the input is bfloat16.
 template <class Body>
 FR_INLINE void for_each_block(const ConvSpec& spec, const ConvBand& band, int64_t row, int64_t most_pixels,
                               int64_t channel, int64_t channels, float* patch, const Body& body) {
@@ -165,7 +181,7 @@ FR_INLINE void for_each_block(const ConvSpec& spec, const ConvBand& band, int64_
   window.kernel_h = spec.kernel_h;
   for (int64_t x = band.x_begin; x < band.x_end;) {
     int64_t pixels = min(most_pixels, band.x_end - x);
-    const bool inside = x >= interior.begin && x < interior.end;
+    const bool inside = band.in_element == Element::f32 && x >= interior.begin && x < interior.end;
     if (inside) pixels = min(pixels, interior.end - x);
     const int64_t pitch = inside ? band.in_pitch : channels;
     if (inside) {

@@ -57,8 +57,8 @@ FR_INLINE void transform_output_pair(const Vec (&m)[6], Vec& first, Vec& second)
   }
 }
 
-template <int64_t kSlot, int kPair>
-FR_INLINE void transform_input_rows(const float* const (&rows)[6], int64_t pitch, float* slot) {
+template <int64_t kSlot, int kPair, class T>
+FR_INLINE void transform_input_rows(const T* const (&rows)[6], int64_t pitch, float* slot) {
   Vec half[2][6];
   FR_UNROLL
   for (int j = 0; j < 6; ++j) {
@@ -81,10 +81,10 @@ FR_INLINE void transform_input_rows(const float* const (&rows)[6], int64_t pitch
 // Transforms `tiles` horizontal neighbours of one chunk. rows: 6 input rows at the first tile's first column.
 // A tile is read three times, once for each pair of its transformed rows, all from the first-level cache: that
 // is cheaper than keeping 36 vectors where there are fewer registers, or the columns that two tiles share.
-template <int64_t kSlot>
-__attribute__((noinline)) void transform_input(const float* const (&rows)[6], int64_t pitch, int64_t tiles, float* v) {
+template <int64_t kSlot, class T>
+__attribute__((noinline)) void transform_input(const T* const (&rows)[6], int64_t pitch, int64_t tiles, float* v) {
   for (int64_t lane = 0; lane < kChunk; lane += kWidth) {
-    const float* in[6];
+    const T* in[6];
     FR_UNROLL
     for (int i = 0; i < 6; ++i) in[i] = rows[i] + lane;
     for (int64_t tile = 0; tile < tiles; ++tile) {
@@ -168,9 +168,8 @@ FR_INLINE GemmTile* get_gemm_tile(int64_t tiles, int64_t vectors) {
 class Upcoming {
  public:
   explicit Upcoming(int64_t piece_bytes) : piece_bytes_(piece_bytes) {}
-  void add(const float* begin, int64_t floats) {
-    const char* p = reinterpret_cast<const char*>(begin);
-    for (int64_t i = 0; i < floats * 4 && count_ < kMost; i += piece_bytes_) pieces_[count_++] = p + i;
+  void add(const char* begin, int64_t bytes) {
+    for (int64_t i = 0; i < bytes && count_ < kMost; i += piece_bytes_) pieces_[count_++] = begin + i;
   }
   const char* take(const void* otherwise) {
     return taken_ < count_ ? pieces_[taken_++] : static_cast<const char*>(otherwise);
@@ -254,7 +253,10 @@ class Winograd4 {
     for (int64_t first = 0; first < total; first += block) {
       const int64_t tiles = min(block, total - first);
       for_each_segment(first, tiles, [&](int64_t row, int64_t column, int64_t count, int64_t tile) {
-        input(row, column, count, tile);
+        if (band_.in_element == Element::f32)
+          input<float>(row, column, count, tile);
+        else
+          input<Bf16>(row, column, count, tile);
       });
       multiply(first, tiles, min(block, total - first - tiles));
       for_each_segment(first, tiles, [&](int64_t row, int64_t column, int64_t count, int64_t tile) {
@@ -283,8 +285,10 @@ class Winograd4 {
     }
   }
 
+  template <class T>
   void input(int64_t row, int64_t column, int64_t count, int64_t tile) const {
-    const float* const* rows = band_.in + 4 * row;
+    const T* rows[6];
+    for (int i = 0; i < 6; ++i) rows[i] = static_cast<const T*>(band_.in[4 * row + i]);
     bool in_place = readable_;
     for (int i = 0; i < 6; ++i) in_place = in_place && rows[i] != nullptr;
     while (count > 0) {
@@ -293,7 +297,7 @@ class Winograd4 {
       int64_t done = min(count, fitting);
       if (in_place && done > 0) {
         for (int64_t c = 0; c < spec_.in_channels; c += kChunk) {
-          const float* start[6];
+          const T* start[6];
           for (int i = 0; i < 6; ++i) start[i] = rows[i] + (x - band_.in_begin) * band_.in_pitch + c;
           transform_input<kSlot>(start, band_.in_pitch, done, slot(c, 1, tile));
         }
@@ -315,12 +319,16 @@ class Winograd4 {
     }
   }
 
-  void fill_line(const float* row, int64_t x, int64_t columns, int64_t channel, float* line) const {
+  template <class T>
+  void fill_line(const T* row, int64_t x, int64_t columns, int64_t channel, float* line) const {
     const int64_t channels = min(kChunk, spec_.in_channels - channel);
     for (int64_t i = 0; i < columns; ++i, ++x, line += kChunk) {
       const bool inside = row != nullptr && x >= band_.in_begin && x < band_.in_end;
-      const float* pixel = inside ? row + (x - band_.in_begin) * band_.in_pitch + channel : nullptr;
-      for (int64_t c = 0; c < kChunk; ++c) line[c] = inside && c < channels ? pixel[c] : 0.0f;
+      const T* pixel = inside ? row + (x - band_.in_begin) * band_.in_pitch + channel : nullptr;
+      for (int64_t c = 0; c < kChunk; c += kWidth) {
+        const int64_t lanes = inside ? max(0, min(kWidth, channels - c)) : 0;
+        store(line + c, lanes > 0 ? load_partial(pixel + c, lanes) : Vec{});
+      }
     }
   }
 
@@ -329,15 +337,16 @@ class Winograd4 {
     for_each_segment(first, tiles, [&](int64_t row, int64_t column, int64_t count, int64_t) {
       const int64_t x = band_.x_begin + 4 * column;
       for (int64_t y = 4 * row; y < min(4 * row + 4, band_.rows); ++y)
-        upcoming.add(band_.out[y] + (x - band_.out_begin) * band_.out_pitch,
-                     min(4 * count, band_.x_end - x) * band_.out_pitch);
+        upcoming.add(offset_by(band_.out[y], (x - band_.out_begin) * band_.out_pitch, band_.out_element),
+                     min(4 * count, band_.x_end - x) * band_.out_pitch * element_bytes(band_.out_element));
     });
     for_each_segment(first + tiles, next_tiles, [&](int64_t row, int64_t column, int64_t count, int64_t) {
       const int64_t begin = max(band_.in_begin, band_.x_begin + 4 * column);
       const int64_t end = min(band_.in_end, band_.x_begin + 4 * (column + count) + 1);
       for (int i = 0; i < 6; ++i)
-        if (const float* in = band_.in[4 * row + i]; in != nullptr && begin < end)
-          upcoming.add(in + (begin - band_.in_begin) * band_.in_pitch, (end - begin) * band_.in_pitch);
+        if (const void* in = band_.in[4 * row + i]; in != nullptr && begin < end)
+          upcoming.add(offset_by(in, (begin - band_.in_begin) * band_.in_pitch, band_.in_element),
+                       (end - begin) * band_.in_pitch * element_bytes(band_.in_element));
     });
     const int64_t vectors = (spec_.out_channels + kWidth - 1) / kWidth;
     const int64_t blocks = channel_block_count(vectors, kMaxVectors);

@@ -88,6 +88,21 @@ int64_t out_ref(const float* restored, int64_t in_pitch, int64_t channels, const
   return not_finite;
 }
 
+void widen_ref(const Bf16* in, float* out, int64_t values) {
+  for (int64_t i = 0; i < values; ++i) out[i] = bf16_to_float(in[i]);
+}
+
+void narrow_ref(const float* in, Bf16* out, int64_t values) {
+  for (int64_t i = 0; i < values; ++i) out[i] = float_to_bf16(in[i]);
+}
+
+}  // namespace
+
+const ConvertKernels convert_ref = {{in_ref<Pixel::u8>, in_ref<Pixel::u16>, in_ref<Pixel::f16>, in_ref<Pixel::f32>},
+                                    {out_ref<Pixel::u8>, out_ref<Pixel::u16>, out_ref<Pixel::f16>, out_ref<Pixel::f32>},
+                                    widen_ref,
+                                    narrow_ref};
+
 const ConvertKernels& get_convert(Isa allowed) {
 #define FR_KERNEL(name, isa) \
   if (includes(allowed, isa)) return name;
@@ -95,12 +110,6 @@ const ConvertKernels& get_convert(Isa allowed) {
 #undef FR_KERNEL
   return convert_ref;
 }
-
-}  // namespace
-
-const ConvertKernels convert_ref = {
-    {in_ref<Pixel::u8>, in_ref<Pixel::u16>, in_ref<Pixel::f16>, in_ref<Pixel::f32>},
-    {out_ref<Pixel::u8>, out_ref<Pixel::u16>, out_ref<Pixel::f16>, out_ref<Pixel::f32>}};
 
 int64_t pixel_bytes(Pixel type) { return type == Pixel::u8 ? 1 : type == Pixel::f32 ? 4 : 2; }
 

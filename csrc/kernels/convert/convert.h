@@ -9,6 +9,7 @@
 #pragma once
 #include <cstdint>
 
+#include "base/bfloat16.h"
 #include "base/isa.h"
 
 namespace fr {
@@ -31,11 +32,14 @@ using ConvertOutFn = int64_t(const float* restored, int64_t in_pitch, int64_t ch
 struct ConvertKernels {
   ConvertInFn* in[4];
   ConvertOutFn* out[4];
+  void (*widen)(const Bf16* in, float* out, int64_t values);   // exact
+  void (*narrow)(const float* in, Bf16* out, int64_t values);  // to nearest even, NaN made quiet
 };
 #define FR_KERNEL(name, isa) extern const ConvertKernels name;
 #include "kernels/convert/kernels.inc"
 #undef FR_KERNEL
 
+const ConvertKernels& get_convert(Isa allowed = host_isa());
 ConvertInFn* get_convert_in(Pixel type, Isa allowed = host_isa());
 ConvertOutFn* get_convert_out(Pixel type, Isa allowed = host_isa());
 

@@ -186,9 +186,19 @@ int64_t convert_out(const float* restored, int64_t in_pitch, int64_t channels, c
   return not_finite;
 }
 
+void widen(const Bf16* in, float* out, int64_t values) {
+  for (int64_t i = 0; i < values; ++i) out[i] = bf16_to_float(in[i]);
+}
+
+void narrow(const float* in, Bf16* out, int64_t values) {
+  for (int64_t i = 0; i < values; ++i) out[i] = float_to_bf16(in[i]);
+}
+
 constexpr ConvertKernels kernels = {
     {convert_in<Pixel::u8>, convert_in<Pixel::u16>, convert_in<Pixel::f16>, convert_in<Pixel::f32>},
-    {convert_out<Pixel::u8>, convert_out<Pixel::u16>, convert_out<Pixel::f16>, convert_out<Pixel::f32>}};
+    {convert_out<Pixel::u8>, convert_out<Pixel::u16>, convert_out<Pixel::f16>, convert_out<Pixel::f32>},
+    widen,
+    narrow};
 
 }  // namespace
 }  // namespace FR_ISA

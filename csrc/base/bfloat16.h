@@ -1,0 +1,31 @@
+// bfloat16, the upper half of a float: conversions to nearest even, NaN made quiet. Static for the reason in half.h.
+#pragma once
+#include <cstdint>
+#include <cstring>
+
+namespace fr {
+
+enum class Element : int32_t { f32, bf16 };  // how an image's values lie in memory
+
+constexpr int64_t element_bytes(Element element) { return element == Element::bf16 ? 2 : 4; }
+
+struct Bf16 {
+  uint16_t bits;
+};
+
+[[maybe_unused]] static inline float bf16_to_float(Bf16 value) {
+  const uint32_t bits = static_cast<uint32_t>(value.bits) << 16;
+  float result;
+  std::memcpy(&result, &bits, 4);
+  return result;
+}
+
+[[maybe_unused]] static inline Bf16 float_to_bf16(float value) {
+  uint32_t bits;
+  std::memcpy(&bits, &value, 4);
+  const bool is_nan = (bits & 0x7fffffff) > 0x7f800000;
+  bits = is_nan ? bits | 0x400000 : bits + 0x7fff + ((bits >> 16) & 1);
+  return {static_cast<uint16_t>(bits >> 16)};
+}
+
+}  // namespace fr
