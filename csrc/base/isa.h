@@ -4,11 +4,11 @@
 
 namespace fr {
 
-enum class Isa { none, avx2, avx512, avx512_bf16 };  // each includes the ones before it
+enum class Isa { none, avx2, avx512, avx512_bf16, amx };  // each includes the ones before it
 
 inline bool includes(Isa allowed, Isa needed) { return allowed >= needed; }
 
-const char* isa_name(Isa isa);           // "baseline", "avx2", "avx512", "avx512_bf16"
+const char* isa_name(Isa isa);           // "baseline", "avx2", "avx512", "avx512_bf16", "amx"
 Isa parse_isa(const std::string& name);  // throws std::invalid_argument for an unknown name
 
 Isa cpu_isa();  // the best that CPU and operating system support

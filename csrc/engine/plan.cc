@@ -11,7 +11,7 @@ namespace {
 constexpr int64_t kBf16Pitch = 32;
 
 // The convolution that makes one phase of a transposed one, with its share of the weights.
-PackedConv pack_phase(const Node& node, int64_t phase_y, int64_t phase_x, Isa isa) {
+PackedConv pack_phase(const Node& node, int64_t phase_y, int64_t phase_x, Isa isa, Element input) {
   const ConvSpec& whole = node.conv;
   const Phase rows = transposed_phase(whole.kernel_h, whole.stride_h, whole.pad_top, phase_y);
   const Phase columns = transposed_phase(whole.kernel_w, whole.stride_w, whole.pad_left, phase_x);
@@ -35,7 +35,9 @@ PackedConv pack_phase(const Node& node, int64_t phase_y, int64_t phase_x, Isa is
               ((in * spec.out_channels + out) * whole.kernel_h + ky) * whole.kernel_w + kx)]);
         }
   // Direct always: the phases of one image may have different shapes, and all must share one grid of rows.
-  return pack_conv(spec, ConvAlgorithm::direct, isa, weight.data(), node.bias.empty() ? nullptr : node.bias.data());
+  const bool bf16 = input == Element::bf16 && includes(isa, Isa::avx512_bf16);
+  return pack_conv(spec, bf16 ? ConvAlgorithm::bf16_direct : ConvAlgorithm::direct, isa, weight.data(),
+                   node.bias.empty() ? nullptr : node.bias.data());
 }
 
 }  // namespace
@@ -58,17 +60,18 @@ Plan::Plan(Graph graph, Precision precision, Isa isa)
     const Node& node = graph_.nodes()[n];
     Step& step = steps_[n];
     if (node.op == Op::conv2d) {
-      const ConvAlgorithm algorithm = choose_conv_algorithm(node.conv, isa);
+      const ConvAlgorithm algorithm = choose_conv_algorithm(
+          node.conv, isa, steps_[static_cast<size_t>(node.inputs[0])].element);
       step.convs.push_back(
           pack_conv(node.conv, algorithm, isa, node.weight.data(), node.bias.empty() ? nullptr : node.bias.data()));
-      if (algorithm == ConvAlgorithm::winograd4) {
+      if (algorithm == ConvAlgorithm::winograd4 || algorithm == ConvAlgorithm::bf16_winograd4) {
         step.row_grid = 4;
         vector_pitch[static_cast<size_t>(node.inputs[0])] = true;
       }
       vector_pitch[n] = true;
     } else if (node.op == Op::conv_transpose2d) {
       for (int64_t y = 0; y < node.conv.stride_h; ++y)
-        for (int64_t x = 0; x < node.conv.stride_w; ++x) step.convs.push_back(pack_phase(node, y, x, isa));
+        for (int64_t x = 0; x < node.conv.stride_w; ++x) step.convs.push_back(pack_phase(node, y, x, isa, steps_[static_cast<size_t>(node.inputs[0])].element));
       step.row_grid = node.conv.stride_h;
       vector_pitch[n] = true;
     } else if (node.op == Op::pixel_shuffle) {

@@ -211,7 +211,7 @@ void bind_engine(py::module_& m) {
       "Multiply-adds in registers; returns the operations done, for benchmarks.");
   m.def("built_isas", [] {
 #if FR_X86
-    return std::vector<std::string>{"baseline", "avx2", "avx512"};
+    return std::vector<std::string>{"baseline", "avx2", "avx512", "avx512_bf16", "amx"};
 #else
     return std::vector<std::string>{"baseline"};
 #endif

@@ -115,6 +115,19 @@ FR_INLINE Vec fma(Vec a, Vec b, Vec c) {
 #endif
 }
 
+// How kernels multiply: floats one by one, or pairs of bfloat16 (each a float's place in memory), whose two products
+// are added to a float sum.
+struct Floats {
+  FR_INLINE Vec multiply_add(Vec a, Vec b, Vec sum) { return fma(a, b, sum); }
+};
+#if defined(__AVX512BF16__)
+struct Bf16Pairs {
+  FR_INLINE Vec multiply_add(Vec a, Vec b, Vec sum) {
+    return _mm512_dpbf16_ps(sum, reinterpret_cast<__m512bh>(a), reinterpret_cast<__m512bh>(b));
+  }
+};
+#endif
+
 // max(v, 0) that keeps NaN: the x86 instruction returns its second operand when either is NaN.
 FR_INLINE Vec relu(Vec v) {
 #if defined(__AVX512F__)

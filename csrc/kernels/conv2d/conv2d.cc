@@ -71,6 +71,38 @@ void pack_dot_products(const ConvSpec& s, const ConvVariant& variant, const floa
   for (int64_t co = 0; co < s.out_channels; ++co) packed->bias[co] = bias != nullptr ? bias[co] : 0.0f;
 }
 
+// As pack_direct and pack_dot_products, with pairs of bfloat16 in the places of floats.
+void pack_bf16_direct(const ConvSpec& s, const ConvVariant& variant, const float* weight, const float* bias,
+                      PackedConv* packed) {
+  const bool tiles = variant.isa == Isa::amx;
+  const int64_t pairs = tiles ? amx_pairs(s) : channel_pairs(s), taps = checked_product(s.kernel_h, s.kernel_w);
+  ConvSpec halves = s;  // the same convolution of pairs, for one half of each pair
+  halves.in_channels = pairs;
+  std::vector<float> half(static_cast<size_t>(checked_product(s.out_channels, pairs, taps)));
+  for (int64_t which = 0; which < 2; ++which) {
+    for (int64_t co = 0; co < s.out_channels; ++co)
+      for (int64_t pair = 0; pair < pairs; ++pair)
+        for (int64_t tap = 0; tap < taps; ++tap) {
+          const int64_t ci = 2 * pair + which;
+          half[static_cast<size_t>((co * pairs + pair) * taps + tap)] =
+              ci < s.in_channels ? weight[(co * s.in_channels + ci) * taps + tap] : 0.0f;
+        }
+    PackedConv one;
+    if (!tiles && uses_dot_products(halves, variant.width))
+      pack_dot_products(halves, variant, half.data(), bias, &one);
+    else
+      pack_direct(halves, variant, half.data(), bias, &one);
+    if (which == 0) {
+      packed->weights = Buffer<float>(one.weights.size());
+      packed->bias = std::move(one.bias);
+    }
+    Bf16* to = reinterpret_cast<Bf16*>(packed->weights.data());
+    for (int64_t i = 0; i < one.weights.size(); ++i) to[2 * i + which] = float_to_bf16(one.weights[i]);
+  }
+  packed->workspace_floats = checked_product(s.kernel_h, patch_columns(s, tiles ? kAmxPixels : kMaxTilePixels), pairs);
+  if (tiles) packed->workspace_floats += kAmxPixels * (2 * variant.width + s.stride_w * pairs);
+}
+
 // [ky][kx][channel], zeros up to a whole vector.
 void pack_depthwise(const ConvSpec& s, const ConvVariant& variant, const float* weight, const float* bias,
                     PackedConv* packed) {
@@ -145,8 +177,10 @@ const std::vector<ConvVariant>& conv_variants() {
 bool conv_supports(const ConvSpec& s, ConvAlgorithm algorithm) {
   switch (algorithm) {
     case ConvAlgorithm::direct:
+    case ConvAlgorithm::bf16_direct:
       return s.groups == 1;
     case ConvAlgorithm::winograd4:
+    case ConvAlgorithm::bf16_winograd4:
       return s.groups == 1 && s.kernel_h == 3 && s.kernel_w == 3 && s.stride_h == 1 && s.stride_w == 1 &&
              s.dilation_h == 1 && s.dilation_w == 1 && s.pad_top == 1 && s.pad_left == 1;
     case ConvAlgorithm::grouped:
@@ -160,12 +194,13 @@ bool conv_supports(const ConvSpec& s, ConvAlgorithm algorithm) {
 // input is mostly empty: 13->64 takes 34 ms, direct 30. Up to 4 outputs direct uses dot products: 64->4 takes
 // 21 ms, Winograd 27; with 5 and more Winograd is ahead (16->5: 6.2 and 10.4 ms). The rule may look at nothing
 // but the convolution: an image cut in another way must give the same bits.
-ConvAlgorithm choose_conv_algorithm(const ConvSpec& s, Isa) {
+ConvAlgorithm choose_conv_algorithm(const ConvSpec& s, Isa isa, Element input) {
   if (s.groups != 1) return ConvAlgorithm::grouped;
   const bool dot_products = s.out_channels <= 4 && s.in_channels % 16 == 0;
-  if (conv_supports(s, ConvAlgorithm::winograd4) && s.in_channels >= 16 && !dot_products)
-    return ConvAlgorithm::winograd4;
-  return ConvAlgorithm::direct;
+  const bool winograd = conv_supports(s, ConvAlgorithm::winograd4) && s.in_channels >= 16 && !dot_products;
+  if (input == Element::bf16 && includes(isa, Isa::avx512_bf16))
+    return winograd && !includes(isa, Isa::amx) ? ConvAlgorithm::bf16_winograd4 : ConvAlgorithm::bf16_direct;
+  return winograd ? ConvAlgorithm::winograd4 : ConvAlgorithm::direct;
 }
 
 PackedConv pack_conv(const ConvSpec& spec, ConvAlgorithm algorithm, Isa isa, const float* weight, const float* bias) {
@@ -185,7 +220,11 @@ PackedConv pack_conv(const ConvSpec& spec, const ConvVariant& variant, const flo
   packed.run = variant.run;
   switch (variant.algorithm) {
     case ConvAlgorithm::winograd4:
+    case ConvAlgorithm::bf16_winograd4:
       pack_winograd4(spec, variant, weight, bias, &packed);
+      break;
+    case ConvAlgorithm::bf16_direct:
+      pack_bf16_direct(spec, variant, weight, bias, &packed);
       break;
     case ConvAlgorithm::grouped:
       if (is_depthwise(spec))

@@ -17,7 +17,11 @@ namespace fr {
 
 enum class Activation : int32_t { none, relu, leaky_relu };  // NaN stays NaN
 enum class Residual : int32_t { none, before_activation, after_scale };
-enum class ConvAlgorithm : int32_t { reference, direct, winograd4, grouped };
+// Those that begin with bf16 read bfloat16 images only, whose pixels are padded to whole tiles of 32 channels.
+enum class ConvAlgorithm : int32_t { reference, direct, winograd4, grouped, bf16_direct, bf16_winograd4 };
+constexpr bool reads_bf16(ConvAlgorithm a) {
+  return a == ConvAlgorithm::bf16_direct || a == ConvAlgorithm::bf16_winograd4;
+}
 
 struct ConvSpec {
   int64_t in_channels = 0, out_channels = 0;  // of the whole convolution, all groups together
@@ -81,7 +85,7 @@ const std::vector<ConvVariant>& conv_variants();
 bool conv_supports(const ConvSpec& spec, ConvAlgorithm algorithm);
 
 // The algorithm the product takes for this convolution (the rule stands in conv2d.cc).
-ConvAlgorithm choose_conv_algorithm(const ConvSpec& spec, Isa isa);
+ConvAlgorithm choose_conv_algorithm(const ConvSpec& spec, Isa isa, Element input = Element::f32);
 
 // weight: [out_channels][in_channels / groups][kernel_h][kernel_w]; bias: [out_channels] or null.
 // Throws std::invalid_argument if the algorithm cannot do this convolution.

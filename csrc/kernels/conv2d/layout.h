@@ -35,6 +35,14 @@ static inline bool uses_dot_products(const ConvSpec& spec, int64_t width) {
   return spec.groups == 1 && spec.out_channels <= 4 && spec.out_channels < width && spec.in_channels % width == 0;
 }
 
+// bf16_direct: pairs of input channels, the last of which may hold zero weights only. Few outputs take whole vectors.
+static inline int64_t channel_pairs(const ConvSpec& spec) {
+  return spec.out_channels <= 4 ? (spec.in_channels + 31) / 32 * 16 : (spec.in_channels + 1) / 2;
+}
+
+constexpr int64_t kAmxPixels = 32;  // that a block of tiles computes
+static inline int64_t amx_pairs(const ConvSpec& spec) { return (spec.in_channels + 31) / 32 * 16; }
+
 static inline bool is_depthwise(const ConvSpec& spec) {
   return spec.groups == spec.in_channels && spec.groups == spec.out_channels;
 }

@@ -43,7 +43,7 @@ FR_INLINE const float* window_row(const Window& window, int64_t ky) {
 
 // One base address serves three pixels (x86 addresses base + stride * 1 or 2); the empty asm keeps the compiler
 // from making a pointer of its own for each pixel, which would need more registers than there are.
-template <int kPixels, int kVectors>
+template <class Math, int kPixels, int kVectors>
 FR_INLINE void accumulate(Vec (&sum)[kPixels][kVectors], const float* in, int64_t pixel_stride, const float* weights,
                           int64_t length) {
   constexpr int kBases = (kPixels + 2) / 3;
@@ -58,7 +58,7 @@ FR_INLINE void accumulate(Vec (&sum)[kPixels][kVectors], const float* in, int64_
     for (int m = 0; m < kPixels; ++m) {
       const Vec value = broadcast(base[m / 3][m % 3 * pixel_stride + k]);
       FR_UNROLL
-      for (int n = 0; n < kVectors; ++n) sum[m][n] = fma(weight[n], value, sum[m][n]);
+      for (int n = 0; n < kVectors; ++n) sum[m][n] = Math::multiply_add(weight[n], value, sum[m][n]);
     }
   };
   const auto advance = [&](int count) __attribute__((always_inline)) {
@@ -80,7 +80,7 @@ FR_INLINE void accumulate(Vec (&sum)[kPixels][kVectors], const float* in, int64_
   }
 }
 
-template <int kPixels, int kVectors>
+template <class Math, int kPixels, int kVectors>
 __attribute__((noinline)) void direct_tile(const ConvSpec& spec, const Window& window, const float* weights,
                                            const float* bias, const Target& target) {
   Vec sum[kPixels][kVectors];
@@ -94,7 +94,7 @@ __attribute__((noinline)) void direct_tile(const ConvSpec& spec, const Window& w
     const float* row = window_row(window, ky);
     if (row != nullptr)
       for (int64_t run = 0; run < window.runs; ++run)
-        accumulate(sum, row + run * window.run_step, window.pixel_stride, weights + run * run_weights,
+        accumulate<Math>(sum, row + run * window.run_step, window.pixel_stride, weights + run * run_weights,
                    window.run_length);
     weights += window.runs * run_weights;
   }
@@ -103,23 +103,24 @@ __attribute__((noinline)) void direct_tile(const ConvSpec& spec, const Window& w
 
 using DirectTile = void(const ConvSpec&, const Window&, const float* weights, const float* bias, const Target&);
 
-template <int kVectors, int... kIndex>
+template <class Math, int kVectors, int... kIndex>
 DirectTile* direct_tile_of(int64_t pixels, std::integer_sequence<int, kIndex...>) {
-  static constexpr DirectTile* kTiles[] = {direct_tile<kIndex + 1, kVectors>...};
+  static constexpr DirectTile* kTiles[] = {direct_tile<Math, kIndex + 1, kVectors>...};
   return kTiles[pixels - 1];
 }
 
-template <int kVectors>
+template <class Math, int kVectors>
 DirectTile* direct_tile_of(int64_t pixels) {
-  return direct_tile_of<kVectors>(pixels, std::make_integer_sequence<int, tile_pixels(kVectors)>());
+  return direct_tile_of<Math, kVectors>(pixels, std::make_integer_sequence<int, tile_pixels(kVectors)>());
 }
 
+template <class Math>
 FR_INLINE DirectTile* get_direct_tile(int64_t pixels, int64_t vectors) {
   if constexpr (kMaxVectors == 4) {
-    if (vectors == 4) return direct_tile_of<4>(pixels);
-    if (vectors == 3) return direct_tile_of<3>(pixels);
+    if (vectors == 4) return direct_tile_of<Math, 4>(pixels);
+    if (vectors == 3) return direct_tile_of<Math, 3>(pixels);
   }
-  return vectors == 2 ? direct_tile_of<2>(pixels) : direct_tile_of<1>(pixels);
+  return vectors == 2 ? direct_tile_of<Math, 2>(pixels) : direct_tile_of<Math, 1>(pixels);
 }
 
 // Copies the input columns of `pixels` outputs from output column x on, zeros where there is no input.
@@ -171,7 +172,8 @@ static Interior find_interior(const ConvSpec& spec, const ConvBand& band) {
 
 // Calls body(x, pixels, window) for blocks of at most most_pixels that cover the band's columns in one row;
 // each block reads the input in place, or a patch when it touches an edge or the input is bfloat16.
-template <class Body>
+// kWhole: only blocks of most_pixels are read in place.
+template <bool kWhole = false, class Body>
 FR_INLINE void for_each_block(const ConvSpec& spec, const ConvBand& band, int64_t row, int64_t most_pixels,
                               int64_t channel, int64_t channels, float* patch, const Body& body) {
   const Interior interior = find_interior(spec, band);
@@ -181,8 +183,11 @@ FR_INLINE void for_each_block(const ConvSpec& spec, const ConvBand& band, int64_
   window.kernel_h = spec.kernel_h;
   for (int64_t x = band.x_begin; x < band.x_end;) {
     int64_t pixels = min(most_pixels, band.x_end - x);
-    const bool inside = band.in_element == Element::f32 && x >= interior.begin && x < interior.end;
-    if (inside) pixels = min(pixels, interior.end - x);
+    bool inside = band.in_element == Element::f32 && x >= interior.begin && x < interior.end;
+    if (kWhole)
+      inside = inside && x + most_pixels <= min(interior.end, band.x_end);
+    else if (inside)
+      pixels = min(pixels, interior.end - x);
     const int64_t pitch = inside ? band.in_pitch : channels;
     if (inside) {
       window.patch = nullptr;
@@ -204,10 +209,9 @@ FR_INLINE void for_each_block(const ConvSpec& spec, const ConvBand& band, int64_
 
 // Weights: [group][block][ky][kx][in channel][the block's vectors]. A block's weights are used for all rows
 // before the next block's, because they are what must stay in the second-level cache.
-static void convolve_blocks(const PackedConv& packed, const ConvBand& band, float* workspace) {
-  const ConvSpec& spec = packed.spec;
-  const float* weights = packed_weights(packed);
-  const float* bias = packed_bias(packed);
+template <class Math>
+void convolve_blocks(const ConvSpec& spec, const float* weights, const float* bias, const ConvBand& band,
+                     float* workspace) {
   const int64_t in_channels = spec.in_channels / spec.groups, out_channels = spec.out_channels / spec.groups;
   const int64_t products = spec.kernel_h * spec.kernel_w * in_channels;
   const int64_t vectors = (out_channels + kWidth - 1) / kWidth;
@@ -222,7 +226,7 @@ static void convolve_blocks(const PackedConv& packed, const ConvBand& band, floa
       for (int64_t row = 0; row < band.rows; ++row)
         for_each_block(spec, band, row, most_pixels, group * in_channels, in_channels, workspace,
                        [&](int64_t x, int64_t pixels, const Window& window) {
-                         get_direct_tile(pixels, size)(spec, window, weights, bias,
+                         get_direct_tile<Math>(pixels, size)(spec, window, weights, bias,
                                                        target_at(spec, band, row, x, channel, last_lanes));
                        });
       weights += products * size * kWidth;
@@ -235,7 +239,7 @@ constexpr int dot_pixels(int64_t outputs) {
   return outputs == 4 ? 2 : outputs == 3 ? 3 : outputs == 2 ? 5 : 8;
 }
 
-template <int kPixels, int kOutputs>
+template <class Math, int kPixels, int kOutputs>
 __attribute__((noinline)) void dot_tile(const ConvSpec& spec, const Window& window, const float* weights,
                                         const float* bias, const Target& target) {
   Vec sums[kPixels][kOutputs] = {};
@@ -255,7 +259,7 @@ __attribute__((noinline)) void dot_tile(const ConvSpec& spec, const Window& wind
         for (int m = 0; m < kPixels; ++m) {
           const Vec value = load(in + m * window.pixel_stride + k);
           FR_UNROLL
-          for (int n = 0; n < kOutputs; ++n) sums[m][n] = fma(weight[n], value, sums[m][n]);
+          for (int n = 0; n < kOutputs; ++n) sums[m][n] = Math::multiply_add(weight[n], value, sums[m][n]);
         }
         weights += kOutputs * kWidth;
       }
@@ -270,38 +274,42 @@ __attribute__((noinline)) void dot_tile(const ConvSpec& spec, const Window& wind
   finish(result, spec, target);
 }
 
-template <int kOutputs, int... kIndex>
+template <class Math, int kOutputs, int... kIndex>
 DirectTile* get_dot_tile(int64_t pixels, std::integer_sequence<int, kIndex...>) {
-  static constexpr DirectTile* kTiles[] = {dot_tile<kIndex + 1, kOutputs>...};
+  static constexpr DirectTile* kTiles[] = {dot_tile<Math, kIndex + 1, kOutputs>...};
   return kTiles[pixels - 1];
 }
 
-template <int kOutputs>
-void convolve_dot_products(const PackedConv& packed, const ConvBand& band, float* workspace) {
-  const ConvSpec& spec = packed.spec;
+template <class Math, int kOutputs>
+void convolve_dot_products(const ConvSpec& spec, const float* weights, const float* bias, const ConvBand& band,
+                           float* workspace) {
   constexpr int kMost = dot_pixels(kOutputs);
-  const float* weights = packed_weights(packed);
-  const float* bias = packed_bias(packed);
   for (int64_t row = 0; row < band.rows; ++row)
     for_each_block(spec, band, row, kMost, 0, spec.in_channels, workspace,
                    [&](int64_t x, int64_t pixels, const Window& window) {
-                     get_dot_tile<kOutputs>(pixels, std::make_integer_sequence<int, kMost>())(
+                     get_dot_tile<Math, kOutputs>(pixels, std::make_integer_sequence<int, kMost>())(
                          spec, window, weights, bias, target_at(spec, band, row, x, 0, kOutputs));
                    });
 }
 
-static void convolve_direct(const PackedConv& packed, const ConvBand& band, float* workspace) {
-  if (!uses_dot_products(packed.spec, kWidth)) return convolve_blocks(packed, band, workspace);
-  switch (packed.spec.out_channels) {
+template <class Math>
+void convolve_direct(const ConvSpec& spec, const float* weights, const float* bias, const ConvBand& band,
+                     float* workspace) {
+  if (!uses_dot_products(spec, kWidth)) return convolve_blocks<Math>(spec, weights, bias, band, workspace);
+  switch (spec.out_channels) {
     case 1:
-      return convolve_dot_products<1>(packed, band, workspace);
+      return convolve_dot_products<Math, 1>(spec, weights, bias, band, workspace);
     case 2:
-      return convolve_dot_products<2>(packed, band, workspace);
+      return convolve_dot_products<Math, 2>(spec, weights, bias, band, workspace);
     case 3:
-      return convolve_dot_products<3>(packed, band, workspace);
+      return convolve_dot_products<Math, 3>(spec, weights, bias, band, workspace);
     default:
-      return convolve_dot_products<4>(packed, band, workspace);
+      return convolve_dot_products<Math, 4>(spec, weights, bias, band, workspace);
   }
+}
+
+[[maybe_unused]] static void convolve_direct(const PackedConv& packed, const ConvBand& band, float* workspace) {
+  convolve_direct<Floats>(packed.spec, packed_weights(packed), packed_bias(packed), band, workspace);
 }
 
 constexpr int kDepthwisePixels = 8;
@@ -357,11 +365,23 @@ static void convolve_depthwise(const PackedConv& packed, const ConvBand& band, f
                    });
 }
 
-static void convolve_grouped(const PackedConv& packed, const ConvBand& band, float* workspace) {
+[[maybe_unused]] static void convolve_grouped(const PackedConv& packed, const ConvBand& band, float* workspace) {
   if (is_depthwise(packed.spec))
     convolve_depthwise(packed, band, workspace);
   else
-    convolve_blocks(packed, band, workspace);
+    convolve_blocks<Floats>(packed.spec, packed_weights(packed), packed_bias(packed), band, workspace);
 }
+
+#if defined(__AVX512BF16__)
+// An image of bfloat16 is one of half as many channels, each a pair; weights are packed in pairs alike.
+[[maybe_unused]] static void convolve_bf16_direct(const PackedConv& packed, const ConvBand& band, float* workspace) {
+  ConvSpec spec = packed.spec;
+  spec.in_channels = channel_pairs(spec);
+  ConvBand pairs = band;
+  pairs.in_pitch /= 2;
+  pairs.in_element = Element::f32;
+  convolve_direct<Bf16Pairs>(spec, packed_weights(packed), packed_bias(packed), pairs, workspace);
+}
+#endif
 
 }  // namespace fr::FR_ISA

@@ -57,8 +57,9 @@ FR_INLINE void transform_output_pair(const Vec (&m)[6], Vec& first, Vec& second)
   }
 }
 
-template <int64_t kSlot, int kPair, class T>
-FR_INLINE void transform_input_rows(const T* const (&rows)[6], int64_t pitch, float* slot) {
+// V is what the products read: floats, or bfloat16 in pairs. kSlot: values from slot to slot.
+template <int64_t kSlot, int kPair, class T, class V>
+FR_INLINE void transform_input_rows(const T* const (&rows)[6], int64_t pitch, V* slot) {
   Vec half[2][6];
   FR_UNROLL
   for (int j = 0; j < 6; ++j) {
@@ -81,14 +82,15 @@ FR_INLINE void transform_input_rows(const T* const (&rows)[6], int64_t pitch, fl
 // Transforms `tiles` horizontal neighbours of one chunk. rows: 6 input rows at the first tile's first column.
 // A tile is read three times, once for each pair of its transformed rows, all from the first-level cache: that
 // is cheaper than keeping 36 vectors where there are fewer registers, or the columns that two tiles share.
-template <int64_t kSlot, class T>
-__attribute__((noinline)) void transform_input(const T* const (&rows)[6], int64_t pitch, int64_t tiles, float* v) {
+template <int64_t kSlot, class T, class V>
+__attribute__((noinline)) void transform_input(const T* const (&rows)[6], int64_t pitch, int64_t tiles, V* v) {
+  constexpr int64_t kTile = kChunk * sizeof(float) / sizeof(V);  // values of a tile in a slot
   for (int64_t lane = 0; lane < kChunk; lane += kWidth) {
     const T* in[6];
     FR_UNROLL
     for (int i = 0; i < 6; ++i) in[i] = rows[i] + lane;
     for (int64_t tile = 0; tile < tiles; ++tile) {
-      float* slot = v + tile * kChunk + lane;
+      V* slot = v + tile * kTile + lane;
       transform_input_rows<kSlot, 0>(in, pitch, slot);
       transform_input_rows<kSlot, 1>(in, pitch, slot);
       transform_input_rows<kSlot, 2>(in, pitch, slot);
@@ -102,7 +104,7 @@ __attribute__((noinline)) void transform_input(const T* const (&rows)[6], int64_
 // the rounding error, so each chunk is summed by itself and the chunks' sums are added up in m; that halves
 // the error and costs 3 % of the speed. Meanwhile one line per two channels of what will be needed next is
 // brought into the second-level cache: waiting for memory in the transforms would cost a third of the speed.
-template <int kTiles, int kVectors>
+template <class Math, int kTiles, int kVectors>
 __attribute__((noinline)) void gemm_tile(const float* v, const float* u, float* m, int64_t chunk_stride,
                                          int64_t channels, const char* next) {
   for (bool first = true; channels > 0; channels -= kChunk, first = false) {
@@ -115,7 +117,7 @@ __attribute__((noinline)) void gemm_tile(const float* v, const float* u, float* 
       for (int t = 0; t < kTiles; ++t) {
         const Vec value = broadcast(v[t * kChunk + k]);
         FR_UNROLL
-        for (int n = 0; n < kVectors; ++n) sum[t][n] = fma(weight[n], value, sum[t][n]);
+        for (int n = 0; n < kVectors; ++n) sum[t][n] = Math::multiply_add(weight[n], value, sum[t][n]);
       }
     };
     if (channels >= kChunk)
@@ -145,23 +147,24 @@ __attribute__((noinline)) void gemm_tile(const float* v, const float* u, float* 
 using GemmTile = void(const float* v, const float* u, float* m, int64_t chunk_stride, int64_t channels,
                       const char* next);
 
-template <int kVectors, int... kIndex>
+template <class Math, int kVectors, int... kIndex>
 GemmTile* gemm_tile_of(int64_t tiles, std::integer_sequence<int, kIndex...>) {
-  static constexpr GemmTile* kFunctions[] = {gemm_tile<kIndex + 1, kVectors>...};
+  static constexpr GemmTile* kFunctions[] = {gemm_tile<Math, kIndex + 1, kVectors>...};
   return kFunctions[tiles - 1];
 }
 
-template <int kVectors>
+template <class Math, int kVectors>
 GemmTile* gemm_tile_of(int64_t tiles) {
-  return gemm_tile_of<kVectors>(tiles, std::make_integer_sequence<int, gemm_tiles(kVectors)>());
+  return gemm_tile_of<Math, kVectors>(tiles, std::make_integer_sequence<int, gemm_tiles(kVectors)>());
 }
 
+template <class Math>
 FR_INLINE GemmTile* get_gemm_tile(int64_t tiles, int64_t vectors) {
   if constexpr (kMaxVectors == 4) {
-    if (vectors == 4) return gemm_tile_of<4>(tiles);
-    if (vectors == 3) return gemm_tile_of<3>(tiles);
+    if (vectors == 4) return gemm_tile_of<Math, 4>(tiles);
+    if (vectors == 3) return gemm_tile_of<Math, 3>(tiles);
   }
-  return vectors == 2 ? gemm_tile_of<2>(tiles) : gemm_tile_of<1>(tiles);
+  return vectors == 2 ? gemm_tile_of<Math, 2>(tiles) : gemm_tile_of<Math, 1>(tiles);
 }
 
 // Memory that the next steps will touch, in pieces of as many lines as one call of gemm_tile prefetches.
@@ -231,7 +234,7 @@ __attribute__((noinline)) void transform_output(const ConvSpec& spec, const Conv
 }
 
 // One call's work: tiles are numbered row by row over the band.
-template <int64_t kBlock>
+template <class Math, class V, int64_t kBlock>
 class Winograd4 {
  public:
   Winograd4(const PackedConv& packed, const ConvBand& band, float* workspace)
@@ -242,6 +245,7 @@ class Winograd4 {
         patch_(workspace),
         buffer_(workspace + kPatchFloats),
         tile_columns_((band.x_end - band.x_begin + 3) / 4),
+        depth_(sizeof(V) == 4 ? packed.spec.in_channels : (packed.spec.in_channels + kChunk - 1) / kChunk * kChunk / 2),
         readable_(band.in_pitch >= (packed.spec.in_channels + kChunk - 1) / kChunk * kChunk) {}
 
   void run() {
@@ -268,7 +272,15 @@ class Winograd4 {
 
  private:
   static constexpr int64_t kSlot = slot_floats(kBlock);
+  static constexpr int64_t kInSlot = kSlot * sizeof(float) / sizeof(V);
   static constexpr int64_t kChunkStride = chunk_floats(kBlock);
+
+  // Where the products read input channel `channel` (the first of a chunk) of a tile.
+  V* input_slot(int64_t channel, int64_t index, int64_t tile) const {
+    constexpr int64_t kInChunk = kChunk * sizeof(float) / sizeof(V);
+    float* chunk = slot(channel / kInChunk * kChunk, index, tile);
+    return reinterpret_cast<V*>(chunk) + channel % kInChunk;
+  }
 
   float* slot(int64_t channel, int64_t index, int64_t tile) const {
     return buffer_ + channel / kChunk * kChunkStride + index * kSlot + tile * kChunk + channel % kChunk;
@@ -299,7 +311,7 @@ class Winograd4 {
         for (int64_t c = 0; c < spec_.in_channels; c += kChunk) {
           const T* start[6];
           for (int i = 0; i < 6; ++i) start[i] = rows[i] + (x - band_.in_begin) * band_.in_pitch + c;
-          transform_input<kSlot>(start, band_.in_pitch, done, slot(c, 1, tile));
+          transform_input<kInSlot>(start, band_.in_pitch, done, input_slot(c, 1, tile));
         }
       } else {
         done = min(count, in_place ? 1 : kPatchTiles);
@@ -310,7 +322,7 @@ class Winograd4 {
             fill_line(rows[i], x, 4 * done + 2, c, line);
             start[i] = line;
           }
-          transform_input<kSlot>(start, kChunk, done, slot(c, 1, tile));
+          transform_input<kInSlot>(start, kChunk, done, input_slot(c, 1, tile));
         }
       }
       column += done;
@@ -333,7 +345,7 @@ class Winograd4 {
   }
 
   void multiply(int64_t first, int64_t tiles, int64_t next_tiles) const {
-    Upcoming upcoming(max(1, spec_.in_channels / kChunk) * 512);
+    Upcoming upcoming(max(1, depth_ / kChunk) * 512);
     for_each_segment(first, tiles, [&](int64_t row, int64_t column, int64_t count, int64_t) {
       const int64_t x = band_.x_begin + 4 * column;
       for (int64_t y = 4 * row; y < min(4 * row + 4, band_.rows); ++y)
@@ -356,14 +368,13 @@ class Winograd4 {
         const int64_t begin = channel_block_begin(vectors, blocks, block);
         const int64_t size = channel_block_begin(vectors, blocks, block + 1) - begin;
         const int64_t most = gemm_tiles(size);
-        GemmTile* const whole = get_gemm_tile(most, size);
+        GemmTile* const whole = get_gemm_tile<Math>(most, size);
         for (int64_t tile = 0; tile < tiles; tile += most) {
           const int64_t count = min(most, tiles - tile);
-          GemmTile* const gemm = count == most ? whole : get_gemm_tile(count, size);
-          gemm(slot(0, position + 1, tile), u, slot(begin * kWidth, position, tile), kChunkStride, spec_.in_channels,
-               upcoming.take(u));
+          GemmTile* const gemm = count == most ? whole : get_gemm_tile<Math>(count, size);
+          gemm(slot(0, position + 1, tile), u, slot(begin * kWidth, position, tile), kChunkStride, depth_, upcoming.take(u));
         }
-        u += spec_.in_channels * size * kWidth;
+        u += depth_ * size * kWidth;
       }
   }
 
@@ -374,22 +385,24 @@ class Winograd4 {
   float* patch_;
   float* buffer_;
   int64_t tile_columns_;
+  int64_t depth_;  // multiplications of vectors that make up one sum: input channels, or pairs of them
   bool readable_;  // whole chunks may be read at every pixel
 };
 
-static void convolve_winograd4(const PackedConv& packed, const ConvBand& band, float* workspace) {
+template <class Math, class V>
+void convolve_winograd4(const PackedConv& packed, const ConvBand& band, float* workspace) {
   switch (winograd_block_tiles(packed.spec)) {
     case 12:
-      Winograd4<12>(packed, band, workspace).run();
+      Winograd4<Math, V, 12>(packed, band, workspace).run();
       break;
     case 24:
-      Winograd4<24>(packed, band, workspace).run();
+      Winograd4<Math, V, 24>(packed, band, workspace).run();
       break;
     case 48:
-      Winograd4<48>(packed, band, workspace).run();
+      Winograd4<Math, V, 48>(packed, band, workspace).run();
       break;
     default:
-      Winograd4<96>(packed, band, workspace).run();
+      Winograd4<Math, V, 96>(packed, band, workspace).run();
       break;
   }
 }

@@ -1,6 +1,7 @@
 #include "kernels/conv3x3_winograd/winograd4.h"
 
 #include <algorithm>
+#include <cstring>
 
 #include "kernels/conv2d/layout.h"
 
@@ -36,7 +37,10 @@ void pack_winograd4(const ConvSpec& spec, const ConvVariant& variant, const floa
   const int64_t vectors = ceil_div(spec.out_channels, variant.width);
   const int64_t blocks = channel_block_count(vectors, variant.block_vectors);
   const int64_t out_channels = vectors * variant.width;
-  packed->weights = Buffer<float>(checked_product(kPositions, in_channels, out_channels));
+  const bool pairs = reads_bf16(variant.algorithm);  // of bfloat16, in the places of floats
+  const int64_t depth = pairs ? round_up(in_channels, kChunk) / 2 : in_channels;
+  packed->weights = Buffer<float>(checked_product(kPositions, depth, out_channels));
+  std::memset(packed->weights.data(), 0, static_cast<size_t>(packed->weights.bytes()));
   packed->bias = Buffer<float>(out_channels);
   for (int64_t block = 0; block < blocks; ++block) {
     const int64_t begin = channel_block_begin(vectors, blocks, block) * variant.width;
@@ -45,7 +49,7 @@ void pack_winograd4(const ConvSpec& spec, const ConvVariant& variant, const floa
       const bool real = co < spec.out_channels;
       packed->bias[co] = real && bias != nullptr ? bias[co] : 0.0f;
       for (int64_t ci = 0; ci < in_channels; ++ci) {
-        float* u = packed->weights.data() + in_channels * begin + ci * (end - begin) + (co - begin);
+        const int64_t place = depth * begin + (pairs ? ci / 2 : ci) * (end - begin) + (co - begin);
         const float* w = weight + (co * in_channels + ci) * 9;
         double half[6][3] = {};
         for (int i = 0; i < 6; ++i)
@@ -56,7 +60,11 @@ void pack_winograd4(const ConvSpec& spec, const ConvVariant& variant, const floa
           for (int j = 0; j < 6; ++j) {
             double sum = 0.0;
             for (int x = 0; x < 3; ++x) sum += half[i][x] * transform.g[j][x];
-            u[(i * 6 + j) * in_channels * out_channels] = static_cast<float>(sum);
+            float* u = packed->weights.data() + place + (i * 6 + j) * depth * out_channels;
+            if (pairs)
+              reinterpret_cast<Bf16*>(u)[ci % 2] = float_to_bf16(static_cast<float>(sum));
+            else
+              *u = static_cast<float>(sum);
           }
       }
     }
