@@ -1,66 +1,68 @@
 """PyTorch module -> graph of fused operators, by torch.export.
 
-The module is traced at one small size; since every operator here is local, the graph holds for every size.
-Covered: convolution and transposed convolution that keep the size or divide or multiply it exactly, batch norm
-after a convolution, ReLU, leaky ReLU, sum, difference, scaling by a constant, concat over channels, pixel shuffle
-and unshuffle, and a plane filled from sigma.  Each fusion needs that nobody else reads the intermediate result.
+The module is traced at one small size; since every operator here is local, the graph holds for every size.  (Where
+a size is written into the trace, a second trace must give the same graph.)  Covered, each by a handler in
+lower_ops.py:
+  - convolution and transposed convolution that keep the size or divide or multiply it exactly, with any groups and
+    dilation, with zero, reflected or repeated borders, also where these come from a pad before it;
+  - ReLU and its relatives, PReLU, sigmoid, tanh, GELU, SiLU, ELU, softplus, clamping;
+  - sum, difference and product of images, of an image and a constant or one value for each channel; batch norm;
+  - concat, split and reordering of channels, pixel shuffle and unshuffle, max and average pooling, resizing by a
+    whole factor, and a plane filled from sigma.
+What works on constants alone, such as a weight's normalisation, is computed once.  Each fusion needs that nobody
+else reads the intermediate result.
 """
 
-from dataclasses import dataclass, field
+import operator
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from fastrestore.errors import UnsupportedOperator
+from fastrestore.lower_ops import CONVOLUTIONS, HANDLERS, Record, Sigma, View, array, image
 from fastrestore.ops import _C
 
 
 def lower(module: nn.Module) -> "_C.Graph":
     """The module's graph.  Raises UnsupportedOperator, naming the operator and the path of its module."""
     multiple = getattr(module, "multiple_of", 1)
-    channels = getattr(getattr(module, "config", None), "channels", 3)
     side = multiple * -(-16 // multiple)  # a multiple, so that padding and cropping inside the module vanish
+    walk = _trace(module, side)
+    if walk.uses_sizes and _wiring(walk.records) != _wiring(_trace(module, 2 * side).records):
+        raise UnsupportedOperator("the module resizes an image to a size that does not follow the picture's")
+    try:
+        return _emit(walk.records)
+    except ValueError as error:  # of the graph's own checks
+        raise UnsupportedOperator(str(error)) from error
+
+
+def _trace(module: nn.Module, side: int) -> "_Walk":
+    channels = getattr(getattr(module, "config", None), "channels", 3)
     arguments: tuple[Tensor, ...] = (torch.zeros(1, channels, side, side),)
     if getattr(module, "takes_sigma", False):
         arguments += (torch.ones(1),)
     training = module.training
     with torch.no_grad():
         program = torch.export.export(module.eval(), arguments, strict=False)
-    module.train(training)
-    try:
-        return _emit(_Walk(program, channels).records)
-    except ValueError as error:  # of the graph's own checks
-        raise UnsupportedOperator(str(error)) from error
-
-
-@dataclass(eq=False)
-class _Record:
-    """One node of the graph to be: the method of _C.Graph, the records it reads, its other arguments."""
-
-    method: str
-    inputs: list["_Record"] = field(default_factory=list)
-    arguments: dict[str, Any] = field(default_factory=dict)
-    residual: "_Record | None" = None
-
-
-@dataclass(frozen=True)
-class _Sigma:
-    """sigma * scale, not yet spread over an image."""
-
-    scale: float
+        module.train(training)
+        return _Walk(program, channels)
 
 
 class _Walk:
+    """Goes through an exported program and collects the records of the graph to be."""
+
     def __init__(self, program: torch.export.ExportedProgram, channels: int):
         signature = program.graph_signature
         names = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
         names |= signature.inputs_to_lifted_tensor_constants
         state = {**program.state_dict, **program.constants}
         self.values: dict[str, Any] = {}
-        self.image_of_side: dict[int, _Record] = {}  # any image of this height, to take a plane's size from
-        self.records: list[_Record] = []
+        self.same_as: dict[str, torch.fx.Node] = {}  # nodes whose result is the record that another node made
+        self.gathered: dict[tuple, Record] = {}
+        self.image_of_side: dict[int, Record] = {}  # any image of this height, to take a plane's size from
+        self.records: list[Record] = []
+        self.uses_sizes = False  # whether a size in the trace decided anything
         for node in program.graph.nodes:
             if node.op == "placeholder":
                 if node.name in names:
@@ -68,39 +70,94 @@ class _Walk:
                 elif node.name == signature.user_inputs[0]:
                     value = self.add("input", channels=channels)
                 else:
-                    value = _Sigma(1.0)
+                    value = Sigma(1.0)
             elif node.op == "output":
-                value = self.values[node.args[0][0].name]
-                if not isinstance(value, _Record):
-                    raise UnsupportedOperator("the module's result is not an image")
-                self.records.append(_Record("set_output", [value]))
+                try:
+                    result = image(self, self.values[node.args[0][0].name])
+                except ValueError as error:
+                    raise UnsupportedOperator(f"the module's result is not an image: {error}") from error
+                self.records.append(Record("set_output", result.channels, [result]))
+                return
             else:
                 value = self.call(node)
             self.values[node.name] = value
-            if isinstance(value, _Record) and node.op != "output":
+            if isinstance(value, Record):
                 self.image_of_side.setdefault(node.meta["val"].shape[2], value)
 
-    def add(self, method: str, *inputs: _Record, residual: _Record | None = None, **arguments: Any) -> _Record:
-        self.records.append(_Record(method, list(inputs), arguments, residual))
+    def add(self, method: str, *inputs: Record, channels: int, **arguments: Any) -> Record:
+        self.records.append(Record(method, channels, list(inputs), arguments))
         return self.records[-1]
 
+    def gather(self, parts: list[View]) -> Record:
+        """These channels of these images as one image."""
+        pieces = [(part.record, piece) for part in parts for piece in part.ranges]
+        key = tuple((id(record), *piece) for record, piece in pieces)
+        if key not in self.gathered:
+            self.gathered[key] = self.add(
+                "concat",
+                *[record for record, _ in pieces],
+                channels=sum(count for _, (_, count) in pieces),
+                parts=[piece for _, piece in pieces],
+            )
+        return self.gathered[key]
+
     def call(self, node: torch.fx.Node) -> Any:
-        handler = _HANDLERS.get(str(node.target).removesuffix(".default"))
+        name = "getitem" if node.target is operator.getitem else str(node.target).removesuffix(".default")
+        inputs = [self.values[n.name] for n in node.all_input_nodes]
+        args, kwargs = torch.fx.map_arg((node.args, node.kwargs), lambda n: self.values[n.name])
+        if all(map(_is_constant, inputs)):
+            return _evaluate(node, args, kwargs)
+        handler = HANDLERS.get(name)
         if handler is None:
             raise _unsupported(node)
-        args, kwargs = torch.fx.map_arg((node.args, node.kwargs), lambda n: self.values[n.name])
+        if _changes_its_input(node) and self.is_viewed(args[0]):
+            raise _unsupported(node, "changes channels in place that are part of another image")
         try:
-            return handler(self, node, *args, **kwargs)
+            value = handler(self, node, *args, **kwargs)
         except ValueError as error:
             raise _unsupported(node, str(error)) from error
+        for source, given in zip(node.all_input_nodes, inputs, strict=True):
+            if isinstance(value, Record) and value is given:
+                self.same_as[node.name] = source
+        return value
 
-    def epilogue_of(self, node: torch.fx.Node, position: int) -> _Record | None:
-        """The convolution that makes argument `position`, if its epilogue may still take something in."""
-        source = node.args[position]
+    def is_viewed(self, value: Any) -> bool:
+        if isinstance(value, View):
+            return True
+        kept = [v for known in self.values.values() for v in (known if isinstance(known, list) else [known])]
+        return any(isinstance(v, View) and v.record is value for v in kept)
+
+    def sole_source(self, node: torch.fx.Node, position: int) -> Record | None:
+        """The record that makes argument `position`, if nobody but this node reads it: it may still be changed."""
+        source = node.args[position] if position < len(node.args) else None
         record = self.values[source.name] if isinstance(source, torch.fx.Node) else None
-        if isinstance(record, _Record) and record.method in ("conv2d", "conv_transpose2d") and len(source.users) == 1:
-            return record
-        return None
+        if not isinstance(record, Record):
+            return None
+        while source is not None:
+            if len(source.users) != 1:
+                return None
+            source = self.same_as.get(source.name)
+        return record
+
+
+def _is_constant(value: Any) -> bool:
+    if isinstance(value, (list, tuple)):
+        return all(map(_is_constant, value))
+    return value is None or isinstance(value, (Tensor, int, float, bool))
+
+
+def _changes_its_input(node: torch.fx.Node) -> bool:
+    return isinstance(node.target, torch._ops.OpOverload) and node.target._schema.is_mutable
+
+
+def _evaluate(node: torch.fx.Node, args: tuple, kwargs: dict[str, Any]) -> Any:
+    """The value of an operator that depends on constants alone."""
+    if torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ()):
+        raise _unsupported(node, "is random")
+    if _changes_its_input(node):  # the module's own parameter, perhaps
+        args = torch.fx.map_arg(args, lambda n: n)
+        args = (args[0].clone(), *args[1:])
+    return node.target(*args, **kwargs)
 
 
 def _unsupported(node: torch.fx.Node, why: str = "") -> UnsupportedOperator:
@@ -109,7 +166,21 @@ def _unsupported(node: torch.fx.Node, why: str = "") -> UnsupportedOperator:
     return UnsupportedOperator(f"{node.target}{path} has no plan" + (f": {why}" if why else ""))
 
 
-def _emit(records: list[_Record]) -> "_C.Graph":
+def _wiring(records: list[Record]) -> list[tuple]:
+    """What must not depend on the size of the trace."""
+    number = {id(record): i for i, record in enumerate(records)}
+    return [
+        (
+            record.method,
+            [number[id(r)] for r in record.inputs],
+            number[id(record.residual)] if record.residual else -1,
+            {k: v for k, v in record.arguments.items() if isinstance(v, (int, float, str, tuple, bool))},
+        )
+        for record in records
+    ]
+
+
+def _emit(records: list[Record]) -> "_C.Graph":
     graph = _C.Graph()
     used: set[int] = set()
     for record in reversed(records):  # what nothing reads is left out
@@ -121,257 +192,11 @@ def _emit(records: list[_Record]) -> "_C.Graph":
         if id(record) not in used:
             continue
         inputs = [number[id(r)] for r in record.inputs]
-        arguments = dict(record.arguments)
-        if record.method in ("conv2d", "conv_transpose2d"):
+        arguments = {k: array(v) if isinstance(v, Tensor) else v for k, v in record.arguments.items()}
+        if record.method in CONVOLUTIONS:
             arguments["residual"] = number[id(record.residual)] if record.residual else -1
+        if record.method == "input":
+            arguments["channels"] = record.channels
         method = getattr(graph, record.method)
         number[id(record)] = method(inputs, **arguments) if record.method == "concat" else method(*inputs, **arguments)
     return graph
-
-
-def _array(tensor: Tensor | None) -> np.ndarray | None:
-    return None if tensor is None else np.ascontiguousarray(tensor.detach().numpy(), np.float32)
-
-
-def _two(value: int | list[int]) -> tuple[int, int]:
-    values = (value,) if isinstance(value, int) else tuple(value)
-    return values * 2 if len(values) == 1 else values
-
-
-def _one(value: int | list[int]) -> int:
-    first, second = _two(value)
-    if first != second:
-        raise ValueError(f"different values for height and width: {first} and {second}")
-    return first
-
-
-_PLAIN = {"activation": "none", "slope": 0.0, "scale": 1.0, "residual_first": False}
-
-
-def _image(value: Any) -> _Record:
-    if not isinstance(value, _Record):
-        raise ValueError("an operand is not an image")
-    return value
-
-
-def _constant(value: Any) -> float:
-    if isinstance(value, Tensor) and value.numel() == 1:
-        return float(value)
-    if not isinstance(value, (int, float)):
-        raise ValueError("a factor is not a constant number")
-    return float(value)
-
-
-def _conv2d(walk, node, x, weight, bias=None, stride=1, padding=0, dilation=1, groups=1, **epilogue):
-    stride, dilation = _one(stride), _one(dilation)
-    sides = tuple(dilation * (side - 1) + 1 for side in weight.shape[2:])
-    if padding == "same":
-        padding = [(side - 1) // 2 for side in sides]
-    top, left = _two(0 if padding == "valid" else padding)
-    for pad, side in ((top, sides[0]), (left, sides[1])):
-        if not -stride <= 2 * pad - side < 0:
-            raise ValueError(f"a padding of {pad} does not keep the image's size, or divide it by the stride")
-    return walk.add(
-        "conv2d",
-        _image(x),
-        weight=_array(weight),
-        bias=_array(bias),
-        stride=stride,
-        padding=(top, left),
-        dilation=dilation,
-        groups=groups,
-        **(_PLAIN | epilogue),
-    )
-
-
-def _fused_conv2d(
-    walk,
-    node,
-    x,
-    weight,
-    bias,
-    residual,
-    stride,
-    padding,
-    dilation,
-    groups,
-    activation,
-    slope,
-    scale,
-    residual_first,
-    _,
-):
-    epilogue = {"activation": activation, "slope": slope, "scale": scale, "residual_first": residual_first}
-    record = _conv2d(walk, node, x, weight, bias, stride, padding, dilation, groups, **epilogue)
-    record.residual = residual
-    return record
-
-
-def _conv_transpose2d(walk, node, x, weight, bias=None, stride=1, padding=0, output_padding=0, groups=1, dilation=1):
-    stride, (top, left), extra = _one(stride), _two(padding), _one(output_padding)
-    if groups != 1 or _one(dilation) != 1:
-        raise ValueError("groups and dilation are not supported")
-    for pad, side in ((top, weight.shape[2]), (left, weight.shape[3])):
-        if side + extra - stride - 2 * pad != 0:
-            raise ValueError(f"does not multiply the image's size by its stride of {stride}")
-    return walk.add(
-        "conv_transpose2d",
-        _image(x),
-        weight=_array(weight),
-        bias=_array(bias),
-        stride=stride,
-        padding=(top, left),
-        **_PLAIN,
-    )
-
-
-def _batch_norm(walk, node, x, weight, bias, mean, variance, training, momentum, eps, *_):
-    conv = walk.epilogue_of(node, 0)
-    if training or conv is None or conv.method != "conv2d" or conv.residual or not _is_plain(conv):
-        raise ValueError("batch norm is supported in evaluation mode, right after a convolution")
-    gain = 1 / torch.sqrt(variance.double() + eps)
-    gain = gain if weight is None else gain * weight.double()
-    shift = -mean.double() * gain + (0 if bias is None else bias.double())
-    arguments = conv.arguments
-    if arguments["bias"] is not None:
-        shift = shift + torch.from_numpy(arguments["bias"]).double() * gain
-    arguments["weight"] = _array(torch.from_numpy(arguments["weight"]).double() * gain[:, None, None, None])
-    arguments["bias"] = _array(shift)
-    return conv
-
-
-def _is_plain(conv: _Record) -> bool:
-    return conv.arguments["activation"] == "none" and conv.arguments["scale"] == 1.0
-
-
-def _relu(walk, node, x):
-    return _activate(walk, node, "relu", 0.0)
-
-
-def _leaky_relu(walk, node, x, negative_slope=0.01):
-    return _activate(walk, node, "leaky_relu", negative_slope)
-
-
-def _activate(walk, node, activation, slope):
-    conv = walk.epilogue_of(node, 0)
-    if conv is None or not _is_plain(conv):
-        raise ValueError("an activation is supported right after a convolution")
-    conv.arguments |= {"activation": activation, "slope": slope, "residual_first": conv.residual is not None}
-    return conv
-
-
-def _add(walk, node, a, b, alpha=1):
-    return _sum(walk, node, a, b, 1.0, float(alpha))
-
-
-def _sub(walk, node, a, b, alpha=1):
-    return _sum(walk, node, a, b, 1.0, -float(alpha))
-
-
-def _sum(walk, node, a, b, scale_a, scale_b):
-    """scale_a * a + scale_b * b, as the residual of the convolution that makes one of them where possible."""
-    a, b = _image(a), _image(b)
-    for position, other, scale, other_scale in ((0, b, scale_a, scale_b), (1, a, scale_b, scale_a)):
-        conv = walk.epilogue_of(node, position)
-        if conv is None or conv.residual or other_scale != 1.0 or other is conv:
-            continue
-        if walk.records.index(other) < walk.records.index(conv):
-            conv.arguments["scale"] *= scale
-            conv.residual = other
-            return conv
-    return walk.add("add", a, b, scale_a=scale_a, scale_b=scale_b)
-
-
-def _mul(walk, node, a, b):
-    if isinstance(a, _Sigma):
-        return _Sigma(a.scale * _constant(b))
-    conv = walk.epilogue_of(node, 0)
-    if conv is not None and conv.residual is None:
-        conv.arguments["scale"] *= _constant(b)
-        return conv
-    return walk.add("add", _image(a), a, scale_a=_constant(b) / 2, scale_b=_constant(b) / 2)
-
-
-def _div(walk, node, a, b):
-    return _mul(walk, node, a, 1 / _constant(b))
-
-
-def _cat(walk, node, parts, dim=0):
-    if dim not in (1, -3):
-        raise ValueError("only channels can be joined")
-    return walk.add("concat", *[_image(part) for part in parts])
-
-
-def _pixel_shuffle(walk, node, x, factor):
-    return walk.add("pixel_shuffle", _image(x), factor=factor)
-
-
-def _pixel_unshuffle(walk, node, x, factor):
-    return walk.add("pixel_unshuffle", _image(x), factor=factor)
-
-
-def _expand(walk, node, x, *_, **__):
-    if not isinstance(x, _Sigma):
-        return _same(walk, node, x)
-    shape = node.meta["val"].shape
-    if len(shape) != 4 or shape[1] != 1 or shape[2] not in walk.image_of_side:
-        raise ValueError(f"sigma is spread to the shape {tuple(shape)}, which is no plane of an image here")
-    return walk.add("sigma_plane", walk.image_of_side[shape[2]], scale=x.scale)
-
-
-def _same(walk, node, x, *_, **__):
-    """Operators that change nothing here: copies, views of sigma, crops to the full size."""
-    before, after = node.args[0].meta["val"].shape, node.meta["val"].shape
-    if not isinstance(x, _Sigma) and before != after:
-        raise ValueError(f"changes the shape from {tuple(before)} to {tuple(after)}")
-    return x
-
-
-def _nothing(walk, node, *_, **__):
-    return None
-
-
-_HANDLERS = {
-    "aten.conv2d": _conv2d,
-    "aten.conv2d.padding": _conv2d,
-    "aten.conv_transpose2d.input": _conv_transpose2d,
-    "fastrestore.conv2d": _fused_conv2d,
-    "fastrestore.pixel_shuffle": _pixel_shuffle,
-    "fastrestore.pixel_unshuffle": _pixel_unshuffle,
-    "aten.batch_norm": _batch_norm,
-    "aten.relu": _relu,
-    "aten.relu_": _relu,
-    "aten.leaky_relu": _leaky_relu,
-    "aten.leaky_relu_": _leaky_relu,
-    "aten.add.Tensor": _add,
-    "aten.add_.Tensor": _add,
-    "aten.sub.Tensor": _sub,
-    "aten.sub_.Tensor": _sub,
-    "aten.mul.Tensor": _mul,
-    "aten.div.Tensor": _div,
-    "aten.cat": _cat,
-    "aten.pixel_shuffle": _pixel_shuffle,
-    "aten.pixel_unshuffle": _pixel_unshuffle,
-    "aten.expand": _expand,
-    **dict.fromkeys(
-        [
-            "aten.to.device",
-            "aten.to.dtype",
-            "aten.to.dtype_layout",
-            "aten._to_copy",
-            "aten.reshape",
-            "aten.view",
-            "aten.unsqueeze",
-            "aten.slice.Tensor",
-            "aten.alias",
-            "aten.clone",
-            "aten.contiguous",
-            "aten.detach",
-            "aten.detach_",
-            "aten.lift_fresh_copy",
-            "aten.dropout",
-        ],
-        _same,
-    ),
-    "aten._assert_tensor_metadata": _nothing,
-}

@@ -18,7 +18,7 @@ PYTHON = [
     ["layers"],
     ["models"],
     ["checkpoint", "convert", "zoo"],
-    ["lower", "engine", "tiled"],
+    ["lower_ops", "lower", "engine", "tiled"],
     ["restorer"],
     ["degrade", "data", "evaluate"],
     ["train"],

@@ -36,6 +36,14 @@ Interval transposed_offsets(const ConvSpec& spec, Axis axis) {
   return range;
 }
 
+// Rows of a resized image for which `have` rows of its input suffice.
+int64_t resized_rows(const Node& node, int64_t have) {
+  const int64_t period = node.enlarge ? node.factor : 1;
+  int64_t rows = std::max<int64_t>(0, (node.enlarge ? have - 3 : have / node.factor - 2) * period);
+  while (needed(node, 0, {rows, rows + 1}, Axis::rows).end <= have) ++rows;
+  return rows;
+}
+
 // The rows each ring must hold when every step advances the input by `band` rows: run the schedule on counters.
 std::vector<int64_t> ring_rows(const Plan& plan, int64_t height, int64_t band) {
   const size_t count = plan.size();
@@ -71,10 +79,10 @@ std::vector<Interval> strip_columns(const Plan& plan, Interval core, int64_t wid
     own = {std::max<int64_t>(cells.begin, 0), std::min(cells.end, width / node.stride)};
     for (size_t i = 0; i < node.inputs.size(); ++i) {
       const size_t input = static_cast<size_t>(node.inputs[i]);
-      Interval need = needed(node, i, is_residual(node, i) ? own : cells, Axis::columns);
       if (node.op == Op::sigma_plane) continue;
-      need = {std::max<int64_t>(need.begin, 0), std::min(need.end, width / plan.node(input).stride)};
-      columns[input] = hull(columns[input], need);
+      const Interval output = is_residual(node, i) ? own : cells;
+      columns[input] =
+          hull(columns[input], read_inside(node, i, output, Axis::columns, width / plan.node(input).stride));
     }
   }
   return columns;
@@ -98,6 +106,7 @@ void place_rings(const Plan& plan, int threads, Layout& layout) {
     int64_t widest = 0;
     for (const Strip& strip : layout.strips) widest = std::max(widest, strip.columns[n].size());
     // One cache line more than needed keeps rows of a power-of-two size from falling into the same cache sets.
+    widest += 2 * plan.step(n).margin;
     const int64_t row = checked_product(widest, plan.step(n).pitch, element_bytes(plan.step(n).element));
     layout.ring_row_bytes[n] = round_up(row, 64) + 64;
     layout.ring_offset[n] = bytes;
@@ -125,9 +134,12 @@ int64_t rows_ready(const Plan& plan, size_t n, const std::vector<int64_t>& rows,
     if (have >= node_height(plan, input, height)) continue;
     int64_t possible = have;
     if (!is_residual(node, i)) switch (node.op) {
-        case Op::conv2d: {
+        case Op::conv2d:
+        case Op::pool: {
           const int64_t side = kernel_side(node.conv, Axis::rows), stride = node.conv.stride_h;
           possible = floor_div(have - side + node.conv.pad_top, stride) + 1;
+          // The first rows read below the image's top edge what is reflected there.
+          if (node.border == Border::reflect && have <= node.conv.pad_top) possible = 0;
           break;
         }
         case Op::conv_transpose2d:
@@ -139,8 +151,14 @@ int64_t rows_ready(const Plan& plan, size_t n, const std::vector<int64_t>& rows,
         case Op::pixel_unshuffle:
           possible = have / node.factor;
           break;
+        case Op::resize:
+          possible = resized_rows(node, have);
+          break;
         case Op::concat:
         case Op::add:
+        case Op::multiply:
+        case Op::affine:
+        case Op::activate:
         case Op::input:
         case Op::sigma_plane:
           break;
@@ -163,17 +181,34 @@ int64_t first_row_needed(const Plan& plan, size_t n, size_t which, int64_t done,
   if (is_residual(node, which)) return done;
   switch (node.op) {
     case Op::conv2d:
-      return std::max<int64_t>(0, done * node.conv.stride_h - node.conv.pad_top);
+    case Op::pool: {
+      int64_t first = done * node.conv.stride_h - node.conv.pad_top;
+      // The last rows read above the image's bottom edge what is reflected, or repeated, there.
+      const int64_t last = height / plan.node(static_cast<size_t>(node.inputs[0])).stride - 1;
+      if (node.border != Border::zero)
+        first = std::min(first, last - std::max<int64_t>(overhang(node.conv, Axis::rows), 0));
+      return std::max<int64_t>(0, first);
+    }
     case Op::conv_transpose2d:
       return std::max<int64_t>(0, done / node.conv.stride_h + transposed_offsets(node.conv, Axis::rows).begin);
     case Op::pixel_shuffle:
       return done / node.factor;
     case Op::pixel_unshuffle:
       return done * node.factor;
+    case Op::resize: {
+      const int64_t last = height / plan.node(static_cast<size_t>(node.inputs[0])).stride - 1;
+      int64_t first = last;  // of the rest of a cell and of one more: a pixel in the middle may reach less far
+      for (int64_t y = done; y < done + (node.enlarge ? 2 * node.factor : 1); ++y)
+        first = std::min(first, needed(node, which, {y, y + 1}, Axis::rows).begin);
+      return std::max<int64_t>(0, first);
+    }
     case Op::sigma_plane:
       return std::numeric_limits<int64_t>::max();
     case Op::concat:
     case Op::add:
+    case Op::multiply:
+    case Op::affine:
+    case Op::activate:
     case Op::input:
       break;
   }

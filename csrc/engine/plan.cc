@@ -9,6 +9,7 @@ namespace {
 
 // A pixel of bfloat16 is padded to whole tiles of 32 channels, which is what the matrix units read at a time.
 constexpr int64_t kBf16Pitch = 32;
+constexpr int64_t kTableMultiple = 16;  // floats of the widest vector
 
 // The convolution that makes one phase of a transposed one, with its share of the weights.
 PackedConv pack_phase(const Node& node, int64_t phase_y, int64_t phase_x, Isa isa, Element input) {
@@ -24,20 +25,42 @@ PackedConv pack_phase(const Node& node, int64_t phase_y, int64_t phase_x, Isa is
   if (rows.taps == 0 || columns.taps == 0 || spec.pad_top < 0 || spec.pad_left < 0)
     throw std::invalid_argument("conv_transpose2d: this kernel, stride and padding leave a phase without taps");
   std::vector<float> weight;
-  weight.reserve(static_cast<size_t>(spec.out_channels * spec.in_channels * rows.taps * columns.taps));
+  const int64_t ins = spec.in_channels / spec.groups, outs = spec.out_channels / spec.groups;  // of a group
+  weight.reserve(static_cast<size_t>(spec.out_channels * ins * rows.taps * columns.taps));
   for (int64_t out = 0; out < spec.out_channels; ++out)
-    for (int64_t in = 0; in < spec.in_channels; ++in)
+    for (int64_t in = out / outs * ins; in < (out / outs + 1) * ins; ++in)
       for (int64_t i = 0; i < rows.taps; ++i)
         for (int64_t j = 0; j < columns.taps; ++j) {  // taps run against the input's direction
           const int64_t ky = rows.first_tap + whole.stride_h * (rows.taps - 1 - i);
           const int64_t kx = columns.first_tap + whole.stride_w * (columns.taps - 1 - j);
-          weight.push_back(node.weight[static_cast<size_t>(
-              ((in * spec.out_channels + out) * whole.kernel_h + ky) * whole.kernel_w + kx)]);
+          weight.push_back(
+              node.weight[static_cast<size_t>(((in * outs + out % outs) * whole.kernel_h + ky) * whole.kernel_w + kx)]);
         }
-  // Direct always: the phases of one image may have different shapes, and all must share one grid of rows.
+  // Never Winograd: the phases of one image may have different shapes, and all must share one grid of rows.
   const bool bf16 = input == Element::bf16 && includes(isa, Isa::avx512_bf16);
-  return pack_conv(spec, bf16 ? ConvAlgorithm::bf16_direct : ConvAlgorithm::direct, isa, weight.data(),
-                   node.bias.empty() ? nullptr : node.bias.data());
+  const ConvAlgorithm algorithm = spec.groups > 1 ? ConvAlgorithm::grouped
+                                  : bf16          ? ConvAlgorithm::bf16_direct
+                                                  : ConvAlgorithm::direct;
+  return pack_conv(spec, algorithm, isa, weight.data(), node.bias.empty() ? nullptr : node.bias.data());
+}
+
+bool is_pointwise(Op op) { return op == Op::add || op == Op::multiply || op == Op::affine || op == Op::activate; }
+
+// Values by channel, repeated until whole pixels are whole vectors, so that a row is one run of values.
+void append_table(std::vector<float>& table, const std::vector<float>& values, int64_t pitch) {
+  const int64_t pixels = std::lcm(pitch, kTableMultiple) / pitch;
+  for (int64_t i = 0; i < pixels; ++i) {
+    table.insert(table.end(), values.begin(), values.end());
+    table.resize(table.size() + static_cast<size_t>(pitch) - values.size());
+  }
+}
+
+// The most input rows or columns that `count` neighbouring outputs read, wherever they begin.
+int64_t most_needed(const Node& node, size_t which, int64_t count, Axis axis) {
+  int64_t most = 0;
+  for (int64_t first = 0; first < node.factor; ++first)
+    most = std::max(most, needed(node, which, {first, first + count}, axis).size());
+  return most;
 }
 
 }  // namespace
@@ -60,8 +83,8 @@ Plan::Plan(Graph graph, Precision precision, Isa isa)
     const Node& node = graph_.nodes()[n];
     Step& step = steps_[n];
     if (node.op == Op::conv2d) {
-      const ConvAlgorithm algorithm = choose_conv_algorithm(
-          node.conv, isa, steps_[static_cast<size_t>(node.inputs[0])].element);
+      const ConvAlgorithm algorithm =
+          choose_conv_algorithm(node.conv, isa, steps_[static_cast<size_t>(node.inputs[0])].element);
       step.convs.push_back(
           pack_conv(node.conv, algorithm, isa, node.weight.data(), node.bias.empty() ? nullptr : node.bias.data()));
       if (algorithm == ConvAlgorithm::winograd4 || algorithm == ConvAlgorithm::bf16_winograd4) {
@@ -71,7 +94,8 @@ Plan::Plan(Graph graph, Precision precision, Isa isa)
       vector_pitch[n] = true;
     } else if (node.op == Op::conv_transpose2d) {
       for (int64_t y = 0; y < node.conv.stride_h; ++y)
-        for (int64_t x = 0; x < node.conv.stride_w; ++x) step.convs.push_back(pack_phase(node, y, x, isa, steps_[static_cast<size_t>(node.inputs[0])].element));
+        for (int64_t x = 0; x < node.conv.stride_w; ++x)
+          step.convs.push_back(pack_phase(node, y, x, isa, steps_[static_cast<size_t>(node.inputs[0])].element));
       step.row_grid = node.conv.stride_h;
       vector_pitch[n] = true;
     } else if (node.op == Op::pixel_shuffle) {
@@ -80,22 +104,38 @@ Plan::Plan(Graph graph, Precision precision, Isa isa)
     grid_ = std::lcm(grid_, step.row_grid * node.stride);
     for (const PackedConv& conv : step.convs) workspace_floats_ = std::max(workspace_floats_, conv.workspace_floats);
   }
+  for (size_t n = steps_.size(); n-- > 0;)  // a row of one pitch throughout is computed as one run
+    if (is_pointwise(graph_.nodes()[n].op))
+      for (int input : graph_.nodes()[n].inputs)
+        if (vector_pitch[n]) vector_pitch[static_cast<size_t>(input)] = true;
   for (size_t n = 0; n < steps_.size(); ++n) {
-    const int64_t channels = graph_.nodes()[n].channels;
-    steps_[n].pitch = vector_pitch[n] || channels >= 16 ? round_up(channels, 16) : channels;
-    if (steps_[n].element == Element::bf16) steps_[n].pitch = round_up(channels, kBf16Pitch);
+    const Node& node = graph_.nodes()[n];
+    Step& step = steps_[n];
+    if (is_pointwise(node.op) && vector_pitch[static_cast<size_t>(node.inputs[0])]) vector_pitch[n] = true;
+    step.pitch = vector_pitch[n] || node.channels >= 16 ? round_up(node.channels, 16) : node.channels;
+    if (step.element == Element::bf16) step.pitch = round_up(node.channels, kBf16Pitch);
+    if (node.op == Op::affine || (node.op == Op::activate && !node.weight.empty()))
+      append_table(step.table, node.weight, step.pitch);
+    if (node.op == Op::affine) append_table(step.table, node.bias, step.pitch);
+    if (node.op == Op::resize)
+      for (int64_t phase = 0; phase < (node.enlarge ? node.factor : 1); ++phase)
+        step.taps.push_back(resize_taps(node.mode, node.enlarge, node.factor, phase));
+    if (node.op == Op::conv2d && node.border != Border::zero) {
+      Step& input = steps_[static_cast<size_t>(node.inputs[0])];
+      input.border = node.border;
+      input.margin = std::max({input.margin, node.conv.pad_left, overhang(node.conv, Axis::columns)});
+    }
   }
   for (size_t n = 0; n < steps_.size(); ++n) {  // float copies of a piece of the images that a row operator touches
     if (!needs_scratch(n)) continue;
     const Node& node = graph_.nodes()[n];
-    const Interval rows{0, steps_[n].row_grid}, columns{0, kPieceColumns};
-    int64_t floats = rows.size() * columns.size() * steps_[n].pitch;
-    for (size_t i = 0; i < node.inputs.size(); ++i) {
-      const Interval r = needed(node, i, rows, Axis::rows), c = needed(node, i, columns, Axis::columns);
-      floats += r.size() * c.size() * steps_[static_cast<size_t>(node.inputs[i])].pitch;
-    }
+    int64_t floats = steps_[n].row_grid * kPieceColumns * steps_[n].pitch;
+    for (size_t i = 0; i < node.inputs.size(); ++i)
+      floats += most_needed(node, i, steps_[n].row_grid, Axis::rows) *
+                most_needed(node, i, kPieceColumns, Axis::columns) * steps_[static_cast<size_t>(node.inputs[i])].pitch;
     workspace_floats_ = std::max(workspace_floats_, floats);
   }
+  row_kernels_ = {get_activation(isa), &get_arithmetic(isa), get_pool(isa), get_resize(isa)};
 }
 
 // bfloat16 is for what convolutions read. The picture, the result and what leads to it without another convolution

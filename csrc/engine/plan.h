@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "graph/graph.h"
+#include "kernels/arithmetic/arithmetic.h"
 
 namespace fr {
 
@@ -20,6 +21,20 @@ struct Step {
   int64_t row_grid = 1;  // rows are produced in multiples of this, counted from the image's top, or to its end
   int64_t pitch = 0;     // values from pixel to pixel
   Element element = Element::f32;
+  // Columns kept on each side of the image, filled as `border` says, for the convolutions that read this node so.
+  int64_t margin = 0;
+  Border border = Border::zero;
+  // affine: scales, then shifts; prelu: slopes. By channel, repeated up to a multiple of pitch and vector.
+  std::vector<float> table;
+  std::vector<ResizeTaps> taps;  // resize: of each phase
+};
+
+// The row operators' kernels for the plan's instruction set.
+struct RowKernels {
+  ActivationFn* activate;
+  const ArithmeticKernels* arithmetic;
+  PoolFn* pool;
+  ResizeFn* resize;
 };
 
 class Plan {
@@ -38,6 +53,7 @@ class Plan {
   static constexpr int64_t kPieceColumns = 64;
   bool needs_scratch(size_t n) const;  // whether a row operator reads or writes bfloat16
   int64_t packed_bytes() const;
+  const RowKernels& row_kernels() const { return row_kernels_; }
 
  private:
   void choose_elements();
@@ -46,6 +62,7 @@ class Plan {
   Precision precision_;
   Isa isa_;
   std::vector<Step> steps_;
+  RowKernels row_kernels_;
   int64_t grid_ = 1;
   int64_t workspace_floats_ = 0;
 };

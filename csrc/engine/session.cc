@@ -8,7 +8,6 @@
 #include <string>
 
 #include "base/parallel.h"
-#include "kernels/pixel_shuffle/pixel_shuffle.h"
 
 namespace fr {
 namespace {
@@ -102,6 +101,7 @@ void Session::run_strip(const Strip& strip, const Picture& picture, const RunOpt
         read_rows(strip, picture, rows[n], next);
       else
         compute(strip, n, rows[n], next);
+      fill_margins(strip, n, rows[n], next);
       rows[n] = next;
       spent_in(n);
     }
@@ -115,7 +115,9 @@ void Session::run_strip(const Strip& strip, const Picture& picture, const RunOpt
 }
 
 char* Session::row(size_t n, int64_t y) {
-  return arena_.data() + layout_.ring_offset[n] + y % layout_.ring_rows[n] * layout_.ring_row_bytes[n];
+  const Step& step = plan_->step(n);
+  return arena_.data() + layout_.ring_offset[n] + y % layout_.ring_rows[n] * layout_.ring_row_bytes[n] +
+         step.margin * step.pitch * element_bytes(step.element);
 }
 
 float* Session::workspace(int thread) {
@@ -123,12 +125,18 @@ float* Session::workspace(int thread) {
 }
 
 FloatRows Session::float_rows(const Strip& strip, size_t n) {
-  return {row(n, 0), layout_.ring_rows[n], layout_.ring_row_bytes[n], 0, strip.columns[n].begin, plan_->step(n).pitch};
+  FloatRows view;
+  view.base = row(n, 0);
+  view.rows = layout_.ring_rows[n];
+  view.row_bytes = layout_.ring_row_bytes[n];
+  view.columns = strip.columns[n];
+  view.pitch = plan_->step(n).pitch;
+  view.height = layout_.height / plan_->node(n).stride;
+  return view;
 }
 
-// Calls body(piece) for pieces that make up rows [begin, end) of a node, on several threads if that pays.
-template <class Body>
-void Session::for_pieces(const Strip& strip, size_t n, int64_t begin, int64_t end, const Body& body) {
+// Computes rows [begin, end) of a row operator's node piece by piece, on several threads if that pays.
+void Session::compute_pieces(const Strip& strip, size_t n, int64_t begin, int64_t end) {
   const Interval columns = strip.columns[n];
   const int64_t grid = plan_->step(n).row_grid, groups = ceil_div(end - begin, grid);
   const bool few = (end - begin) * columns.size() * plan_->step(n).pitch < kFloatsWorthAThread;
@@ -142,7 +150,7 @@ void Session::for_pieces(const Strip& strip, size_t n, int64_t begin, int64_t en
       piece.x_begin = x;
       piece.x_end = std::min(columns.end, x + step);
       enter_piece(strip, n, piece, workspace(thread));
-      body(piece);
+      compute_piece(*plan_, n, piece);
       leave_piece(strip, n, piece);
     }
   });
@@ -157,7 +165,7 @@ void Session::enter_piece(const Strip& strip, size_t n, Piece& piece, float* scr
     view.rows = std::max<int64_t>(1, rows.size());
     view.row_bytes = columns.size() * view.pitch * static_cast<int64_t>(sizeof(float));
     view.first_row = rows.begin;
-    view.first_column = columns.begin;
+    view.columns = columns;
     scratch += rows.size() * columns.size() * view.pitch;
   };
   for (size_t i = 0; i < node.inputs.size(); ++i) {
@@ -231,69 +239,49 @@ int64_t Session::write_rows(const Strip& strip, const Picture& picture, const Ru
 }
 
 void Session::compute(const Strip& strip, size_t n, int64_t begin, int64_t end) {
-  const Node& node = plan_->node(n);
-  if (strip.columns[n].empty()) return;
-  const int64_t r = node.factor;
-  switch (node.op) {
-    case Op::conv2d:
-      convolve(strip, n, begin, end);
-      break;
-    case Op::conv_transpose2d:
-      transpose_convolve(strip, n, begin, end);
-      break;
-    case Op::pixel_shuffle:
-      for_pieces(strip, n, begin, end, [&](const Piece& p) {
-        float* out[16];
-        for (int64_t a = 0; a < r; ++a) out[a] = p.out.at(p.begin + a, p.x_begin);
-        pixel_shuffle_row(p.in[0].at(p.begin / r, p.x_begin / r), p.in[0].pitch, out, p.out.pitch, node.channels, r,
-                          (p.x_end - p.x_begin) / r);
-      });
-      break;
-    case Op::pixel_unshuffle:
-      for_pieces(strip, n, begin, end, [&](const Piece& p) {
-        const float* in[16];
-        for (int64_t a = 0; a < r; ++a) in[a] = p.in[0].at(p.begin * r + a, p.x_begin * r);
-        pixel_unshuffle_row(in, p.in[0].pitch, p.out.at(p.begin, p.x_begin), p.out.pitch, node.channels / (r * r), r,
-                            p.x_end - p.x_begin);
-      });
-      break;
-    case Op::concat:
-      for_pieces(strip, n, begin, end, [&](const Piece& p) {
-        const int64_t pitch = p.out.pitch, width = p.x_end - p.x_begin;
-        float* out = p.out.at(p.begin, p.x_begin);
-        int64_t first = 0;
-        for (size_t i = 0; i < node.inputs.size(); ++i) {
-          const int64_t channels = plan_->node(static_cast<size_t>(node.inputs[i])).channels;
-          const float* in = p.in[i].at(p.begin, p.x_begin);
-          for (int64_t x = 0; x < width; ++x)
-            std::memcpy(out + x * pitch + first, in + x * p.in[i].pitch, static_cast<size_t>(channels) * sizeof(float));
-          first += channels;
-        }
-        for (int64_t x = 0; x < width; ++x) std::fill(out + x * pitch + first, out + (x + 1) * pitch, 0.0f);
-      });
-      break;
-    case Op::add:
-      for_pieces(strip, n, begin, end, [&](const Piece& p) {
-        const float *a = p.in[0].at(p.begin, p.x_begin), *b = p.in[1].at(p.begin, p.x_begin);
-        float* out = p.out.at(p.begin, p.x_begin);
-        for (int64_t x = p.x_begin; x < p.x_end; ++x, a += p.in[0].pitch, b += p.in[1].pitch, out += p.out.pitch) {
-          for (int64_t c = 0; c < node.channels; ++c) out[c] = node.scale_a * a[c] + node.scale_b * b[c];
-          for (int64_t c = node.channels; c < p.out.pitch; ++c) out[c] = 0.0f;
-        }
-      });
-      break;
-    case Op::input:
-    case Op::sigma_plane:
-      break;
+  const Op op = plan_->node(n).op;
+  if (strip.columns[n].empty() || op == Op::sigma_plane) return;  // sigma was filled in before the first band
+  if (op == Op::conv2d)
+    convolve(strip, n, begin, end);
+  else if (op == Op::conv_transpose2d)
+    transpose_convolve(strip, n, begin, end);
+  else
+    compute_pieces(strip, n, begin, end);
+}
+
+// Repeats or reflects the image's first and last columns into the ring's margins.
+void Session::fill_margins(const Strip& strip, size_t n, int64_t begin, int64_t end) {
+  const Step& step = plan_->step(n);
+  const Interval columns = strip.columns[n];
+  if (step.margin == 0 || columns.empty()) return;
+  const int64_t width = layout_.width / plan_->node(n).stride, pixel = step.pitch * element_bytes(step.element);
+  const int64_t last = plan_->node(n).op == Op::sigma_plane ? std::min(end, begin + 1) : end;  // it has one row
+  for (int64_t y = begin; y < last; ++y) {
+    char* start = row(n, y) - columns.begin * pixel;  // of column 0
+    const auto copy = [&](int64_t x) {
+      const int64_t from = border_pixel(step.border, x, width);
+      if (from >= columns.begin && from < columns.end)  // else nobody reads column x
+        std::memcpy(start + x * pixel, start + from * pixel, static_cast<size_t>(pixel));
+    };
+    for (int64_t i = 1; i <= step.margin; ++i) {
+      if (columns.begin == 0) copy(-i);
+      if (columns.end == width) copy(width - 1 + i);
+    }
   }
 }
 
-// Pointers to rows [first, first + count) of a node; null outside of the image.
-const void* const* Session::input_rows(const Strip& strip, size_t input, int64_t first, int64_t count) {
+// Pointers to rows [first, first + count) of a node; null outside of the image, and of the rows around it that its
+// border fills (`bordered`: with the image itself).
+const void* const* Session::input_rows(const Strip& strip, size_t input, int64_t first, int64_t count, Border border,
+                                       Interval bordered) {
   const int64_t height = layout_.height / plan_->node(input).stride;
   in_pointers_.clear();
-  for (int64_t y = first; y < first + count; ++y)
-    in_pointers_.push_back(y < 0 || y >= height || strip.columns[input].empty() ? nullptr : row(input, y));
+  for (int64_t y = first; y < first + count; ++y) {
+    const bool inside = y >= 0 && y < height, at_border = y >= bordered.begin && y < bordered.end;
+    in_pointers_.push_back(strip.columns[input].empty() || !(inside || at_border)
+                               ? nullptr
+                               : row(input, inside ? y : border_pixel(border, y, height)));
+  }
   return in_pointers_.data();
 }
 
@@ -304,12 +292,26 @@ void Session::convolve(const Strip& strip, size_t n, int64_t begin, int64_t end)
   const Interval columns = strip.columns[n];
   const int64_t count = round_up(end - begin, step.row_grid);
   ConvBand band;
-  band.in = input_rows(strip, input, begin * node.conv.stride_h - node.conv.pad_top,
-                       (count - 1) * node.conv.stride_h + kernel_side(node.conv, Axis::rows));
-  band.in_begin = strip.columns[input].begin;
-  band.in_end = strip.columns[input].end;
+  const Interval in_columns = strip.columns[input];
+  band.in_begin = in_columns.begin;
+  band.in_end = in_columns.end;
   band.in_pitch = plan_->step(input).pitch;
   band.in_element = plan_->step(input).element;
+  Interval bordered;
+  if (node.border != Border::zero) {  // no more of the margins than this convolution reads: Winograd reads whole tiles
+    const int64_t stride = plan_->node(input).stride;
+    bordered = {-node.conv.pad_top, layout_.height / stride + overhang(node.conv, Axis::rows)};
+    if (in_columns.begin == 0) band.in_begin -= node.conv.pad_left;
+    if (in_columns.end == layout_.width / stride)
+      band.in_end += std::max<int64_t>(0, overhang(node.conv, Axis::columns));
+  }
+  band.in = input_rows(strip, input, begin * node.conv.stride_h - node.conv.pad_top,
+                       (count - 1) * node.conv.stride_h + kernel_side(node.conv, Axis::rows), node.border, bordered);
+  if (band.in_begin != in_columns.begin)
+    for (const void*& pointer : in_pointers_)
+      if (pointer != nullptr)
+        pointer = static_cast<const char*>(pointer) -
+                  (in_columns.begin - band.in_begin) * band.in_pitch * element_bytes(band.in_element);
   band.out_element = step.element;
   out_pointers_.clear();
   residual_pointers_.clear();

@@ -10,6 +10,7 @@
 #include "base/buffer.h"
 #include "engine/layout.h"
 #include "engine/plan.h"
+#include "engine/row_ops.h"
 #include "kernels/convert/convert.h"
 
 namespace fr {
@@ -42,25 +43,6 @@ class Cancelled : public std::runtime_error {
   Cancelled() : std::runtime_error("cancelled") {}
 };
 
-// Where a row operator finds an image as floats: its ring of rows, or a piece of it copied to scratch.
-struct FloatRows {
-  char* base = nullptr;
-  int64_t rows = 1;  // that lie there; row y is row (y - first_row) % rows
-  int64_t row_bytes = 0;
-  int64_t first_row = 0, first_column = 0;
-  int64_t pitch = 0;  // floats from pixel to pixel
-  float* at(int64_t y, int64_t x) const {
-    return reinterpret_cast<float*>(base + (y - first_row) % rows * row_bytes) + (x - first_column) * pitch;
-  }
-};
-
-// A part of a node's image that a row operator computes: rows [begin, end) and columns [x_begin, x_end).
-struct Piece {
-  int64_t begin = 0, end = 0, x_begin = 0, x_end = 0;
-  FloatRows out;
-  FloatRows in[kMostInputs];
-};
-
 class Session {
  public:
   // threads >= 1; memory: bytes that rings and workspaces may take (packed weights are the plan's, not counted).
@@ -87,14 +69,15 @@ class Session {
   void convolve(const Strip& strip, size_t n, int64_t begin, int64_t end);
   void transpose_convolve(const Strip& strip, size_t n, int64_t begin, int64_t end);
   void run_bands(const PackedConv& conv, const ConvBand& whole, int64_t row_grid);
-  template <class Body>
-  void for_pieces(const Strip& strip, size_t n, int64_t begin, int64_t end, const Body& body);
+  void compute_pieces(const Strip& strip, size_t n, int64_t begin, int64_t end);
   void enter_piece(const Strip& strip, size_t n, Piece& piece, float* scratch);
   void leave_piece(const Strip& strip, size_t n, const Piece& piece);
+  void fill_margins(const Strip& strip, size_t n, int64_t begin, int64_t end);
   char* row(size_t n, int64_t y);
   FloatRows float_rows(const Strip& strip, size_t n);
   float* workspace(int thread);
-  const void* const* input_rows(const Strip& strip, size_t input, int64_t first, int64_t count);
+  const void* const* input_rows(const Strip& strip, size_t input, int64_t first, int64_t count,
+                                Border border = Border::zero, Interval bordered = {});
 
   std::shared_ptr<const Plan> plan_;
   int threads_;

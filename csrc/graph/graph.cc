@@ -33,7 +33,25 @@ void check_spec(const ConvSpec& spec, const char* op) {
   require(spec.groups >= 1 && spec.in_channels % spec.groups == 0 && spec.out_channels % spec.groups == 0,
           name + ": channels must be multiples of the groups, got " + pair(spec.in_channels, spec.out_channels) +
               " for " + std::to_string(spec.groups));
-  require(spec.pad_top >= 0 && spec.pad_left >= 0, name + ": negative padding");
+  for (Axis axis : {Axis::rows, Axis::columns})
+    require(
+        padding(spec, axis) >= 0 && padding(spec, axis) < kernel_side(spec, axis),
+        name + ": padding must be within 0 and the kernel's side less 1, got " + std::to_string(padding(spec, axis)));
+}
+
+void check_channels(const Node& node, Channels part, const std::string& op) {
+  require(part.first >= 0 && part.count >= 1 && part.count <= node.channels && part.first <= node.channels - part.count,
+          op + ": there are no channels " + std::to_string(part.first) + " + " + std::to_string(part.count) + " of " +
+              std::to_string(node.channels));
+}
+
+// What output pixel x of a resized image reads.
+Interval resize_reads(const Node& node, int64_t x) {
+  const int64_t cell = node.enlarge ? floor_div(x, node.factor) : x;
+  const ResizeTaps taps =
+      resize_taps(node.mode, node.enlarge, node.factor, x - cell * (node.enlarge ? node.factor : 1));
+  const int64_t first = cell * (node.enlarge ? 1 : node.factor) + taps.first;
+  return {first, first + taps.count};
 }
 
 }  // namespace
@@ -62,6 +80,16 @@ const char* op_name(Op op) {
       return "concat";
     case Op::add:
       return "add";
+    case Op::multiply:
+      return "multiply";
+    case Op::affine:
+      return "affine";
+    case Op::activate:
+      return "activate";
+    case Op::pool:
+      return "pool";
+    case Op::resize:
+      return "resize";
   }
   return "";
 }
@@ -71,6 +99,13 @@ Activation parse_activation(const std::string& name) {
   if (name == "relu") return Activation::relu;
   if (name == "leaky_relu") return Activation::leaky_relu;
   throw std::invalid_argument("unknown activation '" + name + "': use none, relu or leaky_relu");
+}
+
+Border parse_border(const std::string& name) {
+  if (name == "zero") return Border::zero;
+  if (name == "reflect") return Border::reflect;
+  if (name == "clamp") return Border::clamp;
+  throw std::invalid_argument("unknown border '" + name + "': use zero, reflect or clamp");
 }
 
 const Node& Graph::at(int node) const {
@@ -103,8 +138,15 @@ int Graph::sigma_plane(int like, float scale) {
   return append(std::move(node));
 }
 
-int Graph::conv2d(int x, ConvSpec spec, std::vector<float> weight, std::vector<float> bias, int residual) {
-  const Node& source = at(x);
+int Graph::conv2d(int x, ConvSpec spec, std::vector<float> weight, std::vector<float> bias, int residual,
+                  Border border) {
+  if (border != Border::zero)  // an image keeps one kind of margin: a second kind is for a copy of it
+    for (const Node& node : nodes_)
+      if (node.op == Op::conv2d && node.inputs[0] == x && node.border != Border::zero && node.border != border) {
+        x = concat({x});
+        break;
+      }
+  const Node source = at(x);
   check_spec(spec, "conv2d");
   require(spec.in_channels == source.channels,
           "conv2d: input has and weight wants channels: " + pair(source.channels, spec.in_channels));
@@ -128,18 +170,18 @@ int Graph::conv2d(int x, ConvSpec spec, std::vector<float> weight, std::vector<f
   node.conv = spec;
   node.weight = std::move(weight);
   node.bias = std::move(bias);
+  node.border = border;
   return append(std::move(node));
 }
 
 int Graph::conv_transpose2d(int x, ConvSpec spec, std::vector<float> weight, std::vector<float> bias, int residual) {
   const Node& source = at(x);
   check_spec(spec, "conv_transpose2d");
-  require(spec.groups == 1 && spec.dilation_h == 1 && spec.dilation_w == 1,
-          "conv_transpose2d: groups and dilation are not supported");
+  require(spec.dilation_h == 1 && spec.dilation_w == 1, "conv_transpose2d: dilation is not supported");
   require(spec.in_channels == source.channels,
           "conv_transpose2d: input has and weight wants channels: " + pair(source.channels, spec.in_channels));
   require(static_cast<int64_t>(weight.size()) ==
-              checked_product(spec.in_channels, spec.out_channels, spec.kernel_h, spec.kernel_w),
+              checked_product(spec.in_channels, spec.out_channels / spec.groups, spec.kernel_h, spec.kernel_w),
           "conv_transpose2d: the weight's size does not match its shape");
   require(bias.empty() || static_cast<int64_t>(bias.size()) == spec.out_channels,
           "conv_transpose2d: one bias per channel");
@@ -191,14 +233,23 @@ int Graph::pixel_unshuffle(int x, int64_t factor) {
 }
 
 int Graph::concat(const std::vector<int>& parts) {
-  require(!parts.empty() && parts.size() <= kMostInputs, "concat: joins 1 to 64 images");
+  std::vector<Channels> channels;
+  for (int part : parts) channels.push_back({0, at(part).channels});
+  return concat(parts, channels);
+}
+
+int Graph::concat(const std::vector<int>& parts, const std::vector<Channels>& channels) {
+  require(!parts.empty() && parts.size() <= kMostInputs && parts.size() == channels.size(),
+          "concat: joins 1 to 64 images");
   Node node;
   node.op = Op::concat;
   node.inputs = parts;
+  node.parts = channels;
   node.stride = at(parts[0]).stride;
-  for (int part : parts) {
-    require(at(part).stride == node.stride, "concat: parts of different sizes");
-    node.channels += at(part).channels;
+  for (size_t i = 0; i < parts.size(); ++i) {
+    require(at(parts[i]).stride == node.stride, "concat: parts of different sizes");
+    check_channels(at(parts[i]), channels[i], "concat");
+    node.channels += channels[i].count;
   }
   require(node.channels <= kMaxChannels, "concat: too many channels");
   return append(std::move(node));
@@ -213,6 +264,80 @@ int Graph::add(int a, int b, float scale_a, float scale_b) {
   node.stride = at(a).stride;
   node.scale_a = scale_a;
   node.scale_b = scale_b;
+  return append(std::move(node));
+}
+
+int Graph::multiply(int a, int b, Channels of_a, Channels of_b) {
+  check_channels(at(a), of_a, "multiply");
+  check_channels(at(b), of_b, "multiply");
+  require(at(a).stride == at(b).stride && (of_a.count == of_b.count || of_a.count == 1 || of_b.count == 1),
+          "multiply: operands of different shapes");
+  Node node;
+  node.op = Op::multiply;
+  node.inputs = {a, b};
+  node.parts = {of_a, of_b};
+  node.channels = std::max(of_a.count, of_b.count);
+  node.stride = at(a).stride;
+  return append(std::move(node));
+}
+
+int Graph::affine(int x, std::vector<float> scale, std::vector<float> shift) {
+  Node node;
+  node.op = Op::affine;
+  node.inputs = {x};
+  node.channels = at(x).channels;
+  node.stride = at(x).stride;
+  require(static_cast<int64_t>(scale.size()) == node.channels && scale.size() == shift.size(),
+          "affine: one scale and one shift per channel");
+  node.weight = std::move(scale);
+  node.bias = std::move(shift);
+  return append(std::move(node));
+}
+
+int Graph::activate(int x, CurveSpec curve, std::vector<float> slope) {
+  Node node;
+  node.op = Op::activate;
+  node.inputs = {x};
+  node.channels = at(x).channels;
+  node.stride = at(x).stride;
+  require(static_cast<int64_t>(slope.size()) == (curve.curve == Curve::prelu ? node.channels : 0),
+          "activate: one slope per channel for prelu, none for the others");
+  node.curve = curve;
+  node.weight = std::move(slope);
+  return append(std::move(node));
+}
+
+int Graph::pool(int x, Pool kind, ConvSpec window, int64_t divisor) {
+  Node node;
+  node.op = Op::pool;
+  node.inputs = {x};
+  node.channels = at(x).channels;
+  window.in_channels = window.out_channels = node.channels;
+  window.groups = 1;
+  check_spec(window, "pool");
+  require(divisor >= 0, "pool: negative divisor");
+  node.stride = at(x).stride * window.stride_h;
+  require(node.stride <= kMaxStride, "pool: total stride exceeds " + std::to_string(kMaxStride));
+  node.pool = kind;
+  node.conv = window;
+  node.divisor = divisor;
+  return append(std::move(node));
+}
+
+int Graph::resize(int x, Resize mode, bool enlarge, int64_t factor) {
+  const int64_t stride = at(x).stride;
+  require(factor >= 1 && factor <= kMaxResize, "resize: factor out of range: " + std::to_string(factor));
+  require(enlarge ? stride % factor == 0 : stride * factor <= kMaxStride,
+          enlarge ? "resize: would make an image larger than the input"
+                  : "resize: total stride exceeds " + std::to_string(kMaxStride));
+  Node node;
+  node.op = Op::resize;
+  node.inputs = {x};
+  node.channels = at(x).channels;
+  node.stride = enlarge ? stride / factor : stride * factor;
+  node.mode = mode;
+  node.enlarge = enlarge;
+  node.factor = factor;
   return append(std::move(node));
 }
 
@@ -261,6 +386,7 @@ Interval needed(const Node& node, size_t which, Interval output, Axis axis) {
   const int64_t side = kernel_side(node.conv, axis), pad = padding(node.conv, axis), stride = node.conv.stride_h;
   switch (node.op) {
     case Op::conv2d:
+    case Op::pool:
       return {output.begin * stride - pad, (output.end - 1) * stride - pad + side};
     case Op::conv_transpose2d:  // input i meets output x where k = x - i * stride + pad lies in the kernel
       return {ceil_div_signed(output.begin + pad - (side - 1), stride), floor_div(output.end - 1 + pad, stride) + 1};
@@ -272,11 +398,48 @@ Interval needed(const Node& node, size_t which, Interval output, Axis axis) {
       return {};  // takes only the size
     case Op::input:
       return {};
+    case Op::resize: {  // a pixel in the middle of a cell may reach less far than its neighbours
+      Interval reads;
+      const int64_t period = node.enlarge ? node.factor : 1;
+      for (int64_t i = 0; i < std::min(period, output.size()); ++i)
+        reads = hull(hull(reads, resize_reads(node, output.begin + i)), resize_reads(node, output.end - 1 - i));
+      return reads;
+    }
     case Op::concat:
     case Op::add:
+    case Op::multiply:
+    case Op::affine:
+    case Op::activate:
       return output;
   }
   return output;
+}
+
+int64_t border_pixel(Border border, int64_t x, int64_t size) {
+  if (border == Border::reflect && size > 1)
+    while (x < 0 || x >= size) x = x < 0 ? -x : 2 * (size - 1) - x;
+  return std::min(std::max<int64_t>(x, 0), size - 1);
+}
+
+Interval read_inside(const Node& node, size_t which, Interval output, Axis axis, int64_t size) {
+  const Interval need = needed(node, which, output, axis);
+  if (need.empty()) return need;
+  Interval inside{std::max<int64_t>(need.begin, 0), std::min(need.end, size)};
+  const Border border = node.op == Op::resize ? Border::clamp : is_residual(node, which) ? Border::zero : node.border;
+  if (border == Border::zero) return inside;
+  // Reading ends where the last output's does, though whole tiles are asked for.
+  const int64_t end =
+      node.op == Op::conv2d ? std::min(need.end, size + std::max<int64_t>(overhang(node.conv, axis), 0)) : need.end;
+  const int64_t begin = node.op == Op::conv2d ? std::max(need.begin, -padding(node.conv, axis)) : need.begin;
+  for (int64_t x = begin; x < std::min<int64_t>(end, 0); ++x) {
+    const int64_t pixel = border_pixel(border, x, size);
+    inside = hull(inside, {pixel, pixel + 1});
+  }
+  for (int64_t x = std::max(begin, size); x < end; ++x) {
+    const int64_t pixel = border_pixel(border, x, size);
+    inside = hull(inside, {pixel, pixel + 1});
+  }
+  return inside;
 }
 
 Phase transposed_phase(int64_t kernel, int64_t stride, int64_t padding, int64_t phase) {

@@ -7,16 +7,42 @@
 #include <string>
 #include <vector>
 
+#include "kernels/activation/activation.h"
 #include "kernels/conv2d/conv2d.h"
+#include "kernels/pool/pool.h"
+#include "kernels/resize/resize.h"
 
 namespace fr {
 
-enum class Op { input, sigma_plane, conv2d, conv_transpose2d, pixel_shuffle, pixel_unshuffle, concat, add };
+enum class Op {
+  input,
+  sigma_plane,
+  conv2d,
+  conv_transpose2d,
+  pixel_shuffle,
+  pixel_unshuffle,
+  concat,
+  add,
+  multiply,
+  affine,
+  activate,
+  pool,
+  resize
+};
 
 constexpr size_t kMostInputs = 64;  // of one node
 
 const char* op_name(Op op);
 Activation parse_activation(const std::string& name);  // throws std::invalid_argument for an unknown name
+
+// What an operator reads outside of the image. reflect: ... 2 1 | 0 1 2 ...; clamp: ... 0 0 | 0 1 2 ...
+enum class Border : int32_t { zero, reflect, clamp };
+Border parse_border(const std::string& name);  // throws std::invalid_argument for an unknown name
+
+// Channels [first, first + count) of a node.
+struct Channels {
+  int64_t first = 0, count = 0;
+};
 
 struct Node {
   Op op = Op::input;
@@ -26,11 +52,19 @@ struct Node {
 
   // conv2d, conv_transpose2d: the residual, if any, is the last input. For a transposed convolution the spec's
   // kernel, stride and padding are those of the transposed one, and weight is [in][out][kh][kw].
+  // pool takes kernel, stride, padding and dilation from here too.
   ConvSpec conv;
-  std::vector<float> weight;  // conv2d: [out][in / groups][kh][kw]
-  std::vector<float> bias;    // [out], or empty
+  std::vector<float> weight;  // conv2d: [out][in / groups][kh][kw]; affine: scale [channels]; prelu: slope [channels]
+  std::vector<float> bias;    // [out], or empty; affine: shift [channels]
+  Border border = Border::zero;  // conv2d
 
-  int64_t factor = 1;                    // pixel_shuffle, pixel_unshuffle
+  std::vector<Channels> parts;           // concat, multiply: what is taken of each input
+  CurveSpec curve;                       // activate
+  Pool pool = Pool::max;                 // pool
+  int64_t divisor = 0;                   // pool, average: 0 counts the pixels that lie inside
+  Resize mode = Resize::nearest;         // resize
+  bool enlarge = true;                   // resize
+  int64_t factor = 1;                    // pixel_shuffle, pixel_unshuffle, resize
   float scale_a = 1.0f, scale_b = 1.0f;  // add: scale_a * inputs[0] + scale_b * inputs[1]
   float sigma_scale = 1.0f;              // sigma_plane: the plane holds sigma * sigma_scale
 };
@@ -40,12 +74,19 @@ class Graph {
   // Each returns the new node's number and throws std::invalid_argument, saying what does not fit, otherwise.
   int input(int64_t channels);
   int sigma_plane(int like, float scale);
-  int conv2d(int x, ConvSpec spec, std::vector<float> weight, std::vector<float> bias, int residual = -1);
+  int conv2d(int x, ConvSpec spec, std::vector<float> weight, std::vector<float> bias, int residual = -1,
+             Border border = Border::zero);
   int conv_transpose2d(int x, ConvSpec spec, std::vector<float> weight, std::vector<float> bias, int residual = -1);
   int pixel_shuffle(int x, int64_t factor);
   int pixel_unshuffle(int x, int64_t factor);
   int concat(const std::vector<int>& parts);
+  int concat(const std::vector<int>& parts, const std::vector<Channels>& channels);  // of each part these
   int add(int a, int b, float scale_a, float scale_b);
+  int multiply(int a, int b, Channels of_a, Channels of_b);  // as many of both, or one of one: it serves for all
+  int affine(int x, std::vector<float> scale, std::vector<float> shift);
+  int activate(int x, CurveSpec curve, std::vector<float> slope = {});
+  int pool(int x, Pool kind, ConvSpec window, int64_t divisor);  // channels in `window` are ignored
+  int resize(int x, Resize mode, bool enlarge, int64_t factor);
   void set_output(int node);  // must have the input's size and channels
 
   const std::vector<Node>& nodes() const { return nodes_; }
@@ -77,10 +118,22 @@ enum class Axis { rows, columns };
 // What output [begin, end) of a node needs of input number `which`, by the mathematics alone; not clipped to the image.
 Interval needed(const Node& node, size_t which, Interval output, Axis axis);
 
+// The rows or columns inside the image that output [begin, end) reads of input `which`, which has `size` of them:
+// where `needed` reaches beyond the image, those that stand in for what is outside.
+Interval read_inside(const Node& node, size_t which, Interval output, Axis axis, int64_t size);
+
+// The pixel of [0, size) that stands in for pixel x under a border other than zero.
+int64_t border_pixel(Border border, int64_t x, int64_t size);
+
 inline int64_t kernel_side(const ConvSpec& spec, Axis axis) {  // dilation included
   return axis == Axis::rows ? (spec.kernel_h - 1) * spec.dilation_h + 1 : (spec.kernel_w - 1) * spec.dilation_w + 1;
 }
 inline int64_t padding(const ConvSpec& spec, Axis axis) { return axis == Axis::rows ? spec.pad_top : spec.pad_left; }
+
+// Pixels beyond the image's end that the last output reads, if positive.
+inline int64_t overhang(const ConvSpec& spec, Axis axis) {
+  return kernel_side(spec, axis) - padding(spec, axis) - spec.stride_h;
+}
 
 int64_t floor_div(int64_t a, int64_t b);  // rounds towards minus infinity, unlike a / b
 

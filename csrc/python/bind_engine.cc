@@ -27,18 +27,19 @@ Residual residual_mode(int node, bool first) {
 }
 
 ConvSpec make_spec(const Floats& weight, bool transposed, int64_t stride, std::pair<int64_t, int64_t> padding,
-                   int64_t dilation, int64_t groups, const std::string& activation, float slope, float scale,
-                   int residual, bool residual_first) {
+                   std::pair<int64_t, int64_t> dilation, int64_t groups, const std::string& activation, float slope,
+                   float scale, int residual, bool residual_first) {
   if (weight.ndim() != 4) throw py::value_error("weight must have 4 dimensions, got " + std::to_string(weight.ndim()));
   ConvSpec spec;
-  spec.out_channels = transposed ? weight.shape(1) : weight.shape(0);
+  spec.out_channels = transposed ? weight.shape(1) * groups : weight.shape(0);
   spec.in_channels = transposed ? weight.shape(0) : weight.shape(1) * groups;
   spec.kernel_h = weight.shape(2);
   spec.kernel_w = weight.shape(3);
   spec.stride_h = spec.stride_w = stride;
   spec.pad_top = padding.first;
   spec.pad_left = padding.second;
-  spec.dilation_h = spec.dilation_w = dilation;
+  spec.dilation_h = dilation.first;
+  spec.dilation_w = dilation.second;
   spec.groups = groups;
   spec.activation = parse_activation(activation);
   spec.slope = slope;
@@ -133,30 +134,82 @@ void bind_engine(py::module_& m) {
       .def(
           "conv2d",
           [](Graph& graph, int x, const Floats& weight, const std::optional<Floats>& bias, int64_t stride,
-             std::pair<int64_t, int64_t> padding, int64_t dilation, int64_t groups, const std::string& activation,
-             float slope, float scale, int residual, bool residual_first) {
+             std::pair<int64_t, int64_t> padding, std::pair<int64_t, int64_t> dilation, int64_t groups,
+             const std::string& activation, float slope, float scale, int residual, bool residual_first,
+             const std::string& border) {
             return graph.conv2d(x,
                                 make_spec(weight, false, stride, padding, dilation, groups, activation, slope, scale,
                                           residual, residual_first),
-                                to_vector(weight), to_vector(bias), residual);
+                                to_vector(weight), to_vector(bias), residual, parse_border(border));
           },
           "x"_a, "weight"_a.noconvert(), "bias"_a.noconvert(), "stride"_a, "padding"_a, "dilation"_a, "groups"_a,
-          "activation"_a, "slope"_a, "scale"_a, "residual"_a, "residual_first"_a)
+          "activation"_a, "slope"_a, "scale"_a, "residual"_a, "residual_first"_a, "border"_a)
       .def(
           "conv_transpose2d",
           [](Graph& graph, int x, const Floats& weight, const std::optional<Floats>& bias, int64_t stride,
-             std::pair<int64_t, int64_t> padding, const std::string& activation, float slope, float scale, int residual,
-             bool residual_first) {
-            return graph.conv_transpose2d(
-                x, make_spec(weight, true, stride, padding, 1, 1, activation, slope, scale, residual, residual_first),
-                to_vector(weight), to_vector(bias), residual);
+             std::pair<int64_t, int64_t> padding, int64_t groups, const std::string& activation, float slope,
+             float scale, int residual, bool residual_first) {
+            return graph.conv_transpose2d(x,
+                                          make_spec(weight, true, stride, padding, {1, 1}, groups, activation, slope,
+                                                    scale, residual, residual_first),
+                                          to_vector(weight), to_vector(bias), residual);
           },
-          "x"_a, "weight"_a.noconvert(), "bias"_a.noconvert(), "stride"_a, "padding"_a, "activation"_a, "slope"_a,
-          "scale"_a, "residual"_a, "residual_first"_a)
+          "x"_a, "weight"_a.noconvert(), "bias"_a.noconvert(), "stride"_a, "padding"_a, "groups"_a, "activation"_a,
+          "slope"_a, "scale"_a, "residual"_a, "residual_first"_a)
       .def("pixel_shuffle", &Graph::pixel_shuffle, "x"_a, "factor"_a)
       .def("pixel_unshuffle", &Graph::pixel_unshuffle, "x"_a, "factor"_a)
-      .def("concat", &Graph::concat, "parts"_a)
+      .def(
+          "concat",
+          [](Graph& graph, const std::vector<int>& inputs, const std::vector<std::pair<int64_t, int64_t>>& parts) {
+            std::vector<Channels> taken;
+            for (const auto& [first, count] : parts) taken.push_back({first, count});
+            return graph.concat(inputs, taken);
+          },
+          "inputs"_a, "parts"_a)
       .def("add", &Graph::add, "a"_a, "b"_a, "scale_a"_a, "scale_b"_a)
+      .def(
+          "multiply",
+          [](Graph& graph, int a, int b, const std::vector<std::pair<int64_t, int64_t>>& parts) {
+            if (parts.size() != 2) throw py::value_error("multiply: two operands have two parts");
+            return graph.multiply(a, b, {parts[0].first, parts[0].second}, {parts[1].first, parts[1].second});
+          },
+          "a"_a, "b"_a, "parts"_a)
+      .def(
+          "affine",
+          [](Graph& graph, int x, const Floats& scale, const Floats& shift) {
+            return graph.affine(x, to_vector(scale), to_vector(shift));
+          },
+          "x"_a, "scale"_a.noconvert(), "shift"_a.noconvert())
+      .def(
+          "activate",
+          [](Graph& graph, int x, const std::string& curve, std::tuple<float, float, float> values,
+             const std::optional<Floats>& slope) {
+            const auto [a, b, c] = values;
+            return graph.activate(x, {parse_curve(curve), a, b, c}, to_vector(slope));
+          },
+          "x"_a, "curve"_a, "values"_a, "slope"_a.noconvert())
+      .def(
+          "pool",
+          [](Graph& graph, int x, const std::string& kind, std::pair<int64_t, int64_t> kernel, int64_t stride,
+             std::pair<int64_t, int64_t> padding, std::pair<int64_t, int64_t> dilation, int64_t divisor) {
+            if (kind != "max" && kind != "average") throw py::value_error("pool: kind must be max or average");
+            ConvSpec window;
+            window.kernel_h = kernel.first;
+            window.kernel_w = kernel.second;
+            window.stride_h = window.stride_w = stride;
+            window.pad_top = padding.first;
+            window.pad_left = padding.second;
+            window.dilation_h = dilation.first;
+            window.dilation_w = dilation.second;
+            return graph.pool(x, kind == "max" ? Pool::max : Pool::average, window, divisor);
+          },
+          "x"_a, "kind"_a, "kernel"_a, "stride"_a, "padding"_a, "dilation"_a, "divisor"_a)
+      .def(
+          "resize",
+          [](Graph& graph, int x, const std::string& mode, bool enlarge, int64_t factor) {
+            return graph.resize(x, parse_resize(mode), enlarge, factor);
+          },
+          "x"_a, "mode"_a, "enlarge"_a, "factor"_a)
       .def("set_output", &Graph::set_output, "node"_a)
       .def_property_readonly("channels", &Graph::channels)
       .def_property_readonly("takes_sigma", &Graph::takes_sigma)

@@ -1,0 +1,199 @@
+#include "engine/row_ops.h"
+
+#include <algorithm>
+#include <cstring>
+
+#include "kernels/pixel_shuffle/pixel_shuffle.h"
+
+namespace fr {
+namespace {
+
+constexpr int64_t kMaxFactor = 16;  // of a pixel shuffle
+constexpr int64_t kMaxWindow = 64;  // rows of a pooling window
+
+// Pixels and values of each: a row whose operands all lie alike is one long pixel.
+struct Run {
+  int64_t channels, pixels;
+};
+
+Run run_of(const Node& node, const Piece& p, bool alike) {
+  const int64_t width = p.x_end - p.x_begin;
+  return alike ? Run{width * p.out.pitch, 1} : Run{node.channels, width};
+}
+
+Operand operand(const Piece& p, size_t which) { return {p.in[which].at(p.begin, p.x_begin), p.in[which].pitch, false}; }
+
+float* target(const Piece& p) { return p.out.at(p.begin, p.x_begin); }
+
+// Scratch may hold anything, and what lies beyond an image's channels is multiplied by zero weights.
+void clear_rest(const Node& node, const Piece& p) {
+  if (p.out.pitch == node.channels) return;
+  for (int64_t y = p.begin; y < p.end; ++y)
+    for (int64_t x = p.x_begin; x < p.x_end; ++x) {
+      float* pixel = p.out.at(y, x);
+      std::fill(pixel + node.channels, pixel + p.out.pitch, 0.0f);
+    }
+}
+
+void shuffle(const Node& node, const Piece& p) {
+  const int64_t r = node.factor;
+  float* out[kMaxFactor];
+  for (int64_t a = 0; a < r; ++a) out[a] = p.out.at(p.begin + a, p.x_begin);
+  pixel_shuffle_row(p.in[0].at(p.begin / r, p.x_begin / r), p.in[0].pitch, out, p.out.pitch, node.channels, r,
+                    (p.x_end - p.x_begin) / r);
+}
+
+void unshuffle(const Node& node, const Piece& p) {
+  const int64_t r = node.factor;
+  const float* in[kMaxFactor];
+  for (int64_t a = 0; a < r; ++a) in[a] = p.in[0].at(p.begin * r + a, p.x_begin * r);
+  pixel_unshuffle_row(in, p.in[0].pitch, target(p), p.out.pitch, node.channels / (r * r), r, p.x_end - p.x_begin);
+}
+
+void concat(const Node& node, const Piece& p) {
+  float* to = target(p);
+  for (size_t i = 0; i < node.inputs.size(); ++i) {
+    const float* from = p.in[i].at(p.begin, p.x_begin) + node.parts[i].first;
+    const size_t bytes = static_cast<size_t>(node.parts[i].count) * sizeof(float);
+    for (int64_t x = 0; x < p.x_end - p.x_begin; ++x)
+      std::memcpy(to + x * p.out.pitch, from + x * p.in[i].pitch, bytes);
+    to += node.parts[i].count;
+  }
+}
+
+bool add(const Plan& plan, const Node& node, const Piece& p) {
+  const bool alike = p.in[0].pitch == p.out.pitch && p.in[1].pitch == p.out.pitch;
+  const Run run = run_of(node, p, alike);
+  plan.row_kernels().arithmetic->add(node.scale_a, operand(p, 0), node.scale_b, operand(p, 1), target(p), p.out.pitch,
+                                     run.channels, run.pixels);
+  return alike;
+}
+
+bool multiply(const Plan& plan, const Node& node, const Piece& p) {
+  bool alike = true;
+  Operand operands[2];
+  for (size_t i = 0; i < 2; ++i) {
+    const Channels part = node.parts[i];
+    const bool whole = part.count == plan.node(static_cast<size_t>(node.inputs[i])).channels;
+    alike = alike && whole && part.count == node.channels && p.in[i].pitch == p.out.pitch;
+    operands[i] = operand(p, i);
+    operands[i].data += part.first;
+    operands[i].single = part.count < node.channels;
+  }
+  const Run run = run_of(node, p, alike);
+  plan.row_kernels().arithmetic->multiply(operands[0], operands[1], target(p), p.out.pitch, run.channels, run.pixels);
+  return alike;
+}
+
+bool affine(const Plan& plan, const Node& node, const Step& step, const Piece& p) {
+  const bool alike = p.in[0].pitch == p.out.pitch;
+  const Run run = run_of(node, p, alike);
+  const int64_t period = static_cast<int64_t>(step.table.size() / 2);
+  plan.row_kernels().arithmetic->affine(step.table.data(), step.table.data() + period, period, operand(p, 0), target(p),
+                                        p.out.pitch, run.channels, run.pixels);
+  return alike;
+}
+
+bool activate(const Plan& plan, const Node& node, const Step& step, const Piece& p) {
+  const bool alike = p.in[0].pitch == p.out.pitch;
+  const Run run = run_of(node, p, alike);
+  const Operand in = operand(p, 0);
+  plan.row_kernels().activate(node.curve, step.table.empty() ? nullptr : step.table.data(),
+                              static_cast<int64_t>(step.table.size()), in.data, in.pitch, target(p), p.out.pitch,
+                              run.channels, run.pixels);
+  return alike;
+}
+
+void pool(const Plan& plan, const Node& node, const Piece& p) {
+  const ConvSpec& window = node.conv;
+  const FloatRows& in = p.in[0];
+  const float* rows[kMaxWindow];
+  for (int64_t i = 0; i < window.kernel_h; ++i) {
+    const int64_t y = p.begin * window.stride_h - window.pad_top + i * window.dilation_h;
+    rows[i] = y < 0 || y >= in.height ? nullptr : in.at(y, in.columns.begin);
+  }
+  PoolRow row;
+  row.in = rows;
+  row.kernel_h = window.kernel_h;
+  row.kernel_w = window.kernel_w;
+  row.in_begin = in.columns.begin;
+  row.in_end = in.columns.end;
+  row.in_pitch = in.pitch;
+  row.out = target(p);
+  row.out_pitch = p.out.pitch;
+  row.x_begin = p.x_begin;
+  row.x_end = p.x_end;
+  row.channels = node.channels;
+  row.stride = window.stride_w;
+  row.pad = window.pad_left;
+  row.dilation = window.dilation_w;
+  row.divisor = node.divisor;
+  plan.row_kernels().pool(node.pool, row);
+}
+
+void resize(const Plan& plan, const Node& node, const Step& step, const Piece& p) {
+  const FloatRows& in = p.in[0];
+  const ResizeTaps& taps = step.taps[static_cast<size_t>(node.enlarge ? p.begin % node.factor : 0)];
+  const int64_t first = (node.enlarge ? p.begin / node.factor : p.begin * node.factor) + taps.first;
+  ResizeRow row;
+  row.taps_y = taps.count;
+  for (int64_t i = 0; i < taps.count; ++i) {
+    row.in[i] = in.at(border_pixel(Border::clamp, first + i, in.height), in.columns.begin);
+    row.weight_y[i] = taps.weight[i];
+  }
+  row.taps_x = step.taps.data();
+  row.enlarge = node.enlarge;
+  row.factor = node.factor;
+  row.in_begin = in.columns.begin;
+  row.in_end = in.columns.end;
+  row.in_pitch = in.pitch;
+  row.out = target(p);
+  row.out_pitch = p.out.pitch;
+  row.x_begin = p.x_begin;
+  row.x_end = p.x_end;
+  row.channels = node.channels;
+  plan.row_kernels().resize(row);
+}
+
+// Whether the values beyond the channels were computed too.
+bool compute(const Plan& plan, const Node& node, const Step& step, const Piece& p) {
+  switch (node.op) {
+    case Op::add:
+      return add(plan, node, p);
+    case Op::multiply:
+      return multiply(plan, node, p);
+    case Op::affine:
+      return affine(plan, node, step, p);
+    case Op::activate:
+      return activate(plan, node, step, p);
+    case Op::pixel_shuffle:
+      shuffle(node, p);
+      break;
+    case Op::pixel_unshuffle:
+      unshuffle(node, p);
+      break;
+    case Op::concat:
+      concat(node, p);
+      break;
+    case Op::pool:
+      pool(plan, node, p);
+      break;
+    case Op::resize:
+      resize(plan, node, step, p);
+      break;
+    case Op::input:
+    case Op::sigma_plane:
+    case Op::conv2d:
+    case Op::conv_transpose2d:
+      break;
+  }
+  return false;
+}
+
+}  // namespace
+
+void compute_piece(const Plan& plan, size_t n, const Piece& piece) {
+  if (!compute(plan, plan.node(n), plan.step(n), piece)) clear_rest(plan.node(n), piece);
+}
+
+}  // namespace fr
