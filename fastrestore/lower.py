@@ -91,6 +91,13 @@ class _Walk:
     def gather(self, parts: list[View]) -> Record:
         """These channels of these images as one image."""
         pieces = [(part.record, piece) for part in parts for piece in part.ranges]
+        while len(pieces) > _C.MOST_INPUTS:  # more than one node may read: first by groups of these
+            groups = [pieces[i : i + _C.MOST_INPUTS] for i in range(0, len(pieces), _C.MOST_INPUTS)]
+            joined = [self._concat(group) for group in groups]
+            pieces = [(record, (0, record.channels)) for record in joined]
+        return self._concat(pieces)
+
+    def _concat(self, pieces: list[tuple[Record, tuple[int, int]]]) -> Record:
         key = tuple((id(record), *piece) for record, piece in pieces)
         if key not in self.gathered:
             self.gathered[key] = self.add(
