@@ -252,6 +252,7 @@ void bind_engine(py::module_& m) {
       .def("run", &run, "image"_a.noconvert(), "out"_a.noconvert(), "sigma"_a, "strength"_a, "clip"_a, "progress"_a)
       .def("preview", &Session::preview, "height"_a, "width"_a);
 
+  m.attr("MOST_INPUTS") = kMostInputs;
   m.def("hardware_threads", &hardware_threads, "CPUs that this process may run on.");
   m.def("host_isa", [] { return isa_name(host_isa()); }, "The instruction set in use: the CPU's, or FASTRESTORE_ISA.");
   m.def("cpu_isa", [] { return isa_name(cpu_isa()); }, "The best instruction set of this CPU.");

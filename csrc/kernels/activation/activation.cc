@@ -37,7 +37,7 @@ double curve_ref(const CurveSpec& s, double slope, double x) {
     case Curve::gelu:
       return x * (0.5 * (1 + std::erf(x * std::sqrt(0.5))));
     case Curve::gelu_tanh:
-      return x * (0.5 * (1 + std::tanh(std::sqrt(2 / M_PI) * (x + 0.044715 * x * x * x))));
+      return x / (1 + std::exp(-2 * std::sqrt(2 / M_PI) * (x + 0.044715 * x * x * x)));  // (1 + tanh(u)) / 2
     case Curve::hard_sigmoid:
       return clamp(x + 3, 0, 6) / 6;
     case Curve::hard_swish:
