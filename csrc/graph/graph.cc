@@ -10,6 +10,9 @@ namespace {
 constexpr int64_t kMaxChannels = 1 << 16;
 constexpr int64_t kMaxKernel = 64;
 constexpr int64_t kMaxStride = 1 << 10;
+// With these bounds even a graph from a hostile file has its halo and layout computed within seconds.
+constexpr size_t kMaxNodes = 20'000;
+constexpr size_t kMaxInputs = 100'000;  // of all nodes together
 
 void require(bool fine, const std::string& message) {
   if (!fine) throw std::invalid_argument(message);
@@ -33,7 +36,9 @@ void check_spec(const ConvSpec& spec, const char* op) {
   require(spec.groups >= 1 && spec.in_channels % spec.groups == 0 && spec.out_channels % spec.groups == 0,
           name + ": channels must be multiples of the groups, got " + pair(spec.in_channels, spec.out_channels) +
               " for " + std::to_string(spec.groups));
-  require(spec.pad_top >= 0 && spec.pad_left >= 0, name + ": negative padding");
+  for (Axis axis : {Axis::rows, Axis::columns})
+    require(padding(spec, axis) >= 0 && padding(spec, axis) < kernel_side(spec, axis),
+            name + ": padding must be from 0 to the kernel's reach, got " + pair(spec.pad_top, spec.pad_left));
 }
 
 }  // namespace
@@ -80,7 +85,14 @@ const Node& Graph::at(int node) const {
 
 int Graph::append(Node node) {
   for (int input : node.inputs) at(input);
+  require(nodes_.size() < kMaxNodes, "graph: more than " + std::to_string(kMaxNodes) + " nodes");
+  const size_t inputs = inputs_ + node.inputs.size();
+  require(inputs <= kMaxInputs, "graph: the nodes have more than " + std::to_string(kMaxInputs) + " inputs together");
+  const int64_t multiple = std::lcm(multiple_of_, node.stride);
+  require(multiple <= kMaxStride, "graph: the strides have no common multiple up to " + std::to_string(kMaxStride));
   nodes_.push_back(std::move(node));
+  inputs_ = inputs;
+  multiple_of_ = multiple;
   return static_cast<int>(nodes_.size()) - 1;
 }
 
@@ -227,12 +239,6 @@ bool Graph::takes_sigma() const {
 }
 
 int64_t Graph::channels() const { return at(0).channels; }
-
-int64_t Graph::multiple_of() const {
-  int64_t multiple = 1;
-  for (const Node& node : nodes_) multiple = std::lcm(multiple, node.stride);
-  return multiple;
-}
 
 int64_t Graph::halo() const {
   require(output_ >= 0, "graph: no output was set");
