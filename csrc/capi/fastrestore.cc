@@ -110,7 +110,7 @@ class Handles {
 
 struct LoadedPlan {
   std::shared_ptr<const Plan> plan;
-  std::string precision, card;
+  std::string card;
   int64_t halo;
 };
 
@@ -156,9 +156,8 @@ void load(Read read, fr_plan** plan) {
   auto loaded = std::make_shared<LoadedPlan>();
   try {
     PlanFile file = read();
-    loaded->precision = file.precision;
     loaded->card = json::write(file.card);
-    loaded->plan = std::make_shared<Plan>(std::move(file.graph), isa);
+    loaded->plan = std::make_shared<Plan>(std::move(file.graph), file.precision, isa);
     loaded->halo = loaded->plan->graph().halo();
   } catch (const std::logic_error& error) {  // whatever does not fit, the file says it
     fail(FR_BAD_FILE, error.what());
@@ -279,7 +278,7 @@ fr_status fr_plan_query(const fr_plan* plan, fr_plan_info* info) {
              own.graph().multiple_of(),
              own.packed_bytes(),
              isa_name(own.isa()),
-             loaded->precision.c_str(),
+             precision_name(own.precision()),
              loaded->card.c_str()};
   });
 }

@@ -27,6 +27,14 @@ void require(bool fine, const std::string& message) {
   if (!fine) throw std::invalid_argument(message);
 }
 
+Precision read_precision(const std::string& name) {
+  try {
+    return parse_precision(name);
+  } catch (const std::invalid_argument&) {
+    throw std::invalid_argument("precision " + quoted(name) + " is unknown to this version");
+  }
+}
+
 std::string checksum_of(const std::string& document, std::vector<NamedTensor> tensors) {
   std::sort(tensors.begin(), tensors.end(), [](const NamedTensor& a, const NamedTensor& b) { return a.name < b.name; });
   Sha256 sum;
@@ -83,7 +91,7 @@ PlanFile assemble(const SafetensorsHeader& header, const char* data, Checksum ch
   require(checksum == Checksum::ignore || checksum_of(metadata.document, tensors) == metadata.checksum,
           "the checksum does not match: the file is damaged or was altered");
   PlanFile file;
-  file.precision = parse_precision(member<std::string>(document, "precision", "a string"));
+  file.precision = read_precision(member<std::string>(document, "precision", "a string"));
   file.card = member<json::Object>(document, "card", "an object");
   const json::Value* graph = document.find("graph");
   require(graph != nullptr, "the plan's graph is missing");

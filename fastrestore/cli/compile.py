@@ -9,7 +9,7 @@ import typer
 def compile(
     model: Annotated[str, typer.Argument(help="A named model or a .safetensors file.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="The plan file to write (.frp).")],
-    precision: Annotated[str, typer.Option(help="auto or float32.")] = "auto",
+    precision: Annotated[str, typer.Option(help="auto (float32), float32 or bfloat16.")] = "auto",
 ) -> None:
     """Compiles a model to a plan file.
 

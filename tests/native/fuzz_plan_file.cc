@@ -145,9 +145,10 @@ void mend(std::string& content, size_t data_bytes) {
 
 int fuzz(double seconds) {
   std::vector<std::string> seeds;
-  for (int64_t channels : {1, 3})
-    for (const Graph& graph : {test::small_graph(channels), test::shuffled_graph(channels)})
-      seeds.push_back(write_plan_file(graph, Precision::float32, json::Object{{"name", "fuzz"}}));
+  for (Precision precision : {Precision::float32, Precision::bfloat16})
+    for (int64_t channels : {1, 3})
+      for (const Graph& graph : {test::small_graph(channels), test::shuffled_graph(channels)})
+        seeds.push_back(write_plan_file(graph, precision, json::Object{{"name", "fuzz"}}));
   const auto data_bytes = [](const std::string& content) {
     uint64_t header;
     std::memcpy(&header, content.data(), 8);

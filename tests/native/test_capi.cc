@@ -20,7 +20,9 @@ namespace {
 
 constexpr int64_t kHeight = 37, kWidth = 53;
 
-std::string plan_content() { return write_plan_file(test::small_graph(3), "float32", json::Object{{"name", "tiny"}}); }
+std::string plan_content() {
+  return write_plan_file(test::small_graph(3), Precision::float32, json::Object{{"name", "tiny"}});
+}
 
 fr_plan* load(const std::string& content) {
   fr_plan* plan = nullptr;
