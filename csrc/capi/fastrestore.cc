@@ -21,6 +21,7 @@ namespace fr {
 namespace {
 
 constexpr int64_t kDefaultMemory = int64_t{1} << 30;
+constexpr int64_t kMaxPictureBytes = int64_t{1} << 47;  // what a process can address; more is a wrong stride
 
 // Of a fixed size, so that even running out of memory can be told.
 thread_local char last_error[1024] = "";
@@ -181,7 +182,7 @@ Extent extent_of(const void* data, int64_t row_bytes, int64_t used_bytes, int64_
   int64_t bytes = 0;
   uintptr_t end = 0;
   require(!__builtin_mul_overflow(height - 1, row_bytes, &bytes) &&
-              !__builtin_add_overflow(bytes, used_bytes, &bytes) &&
+              !__builtin_add_overflow(bytes, used_bytes, &bytes) && bytes <= kMaxPictureBytes &&
               !__builtin_add_overflow(begin, static_cast<uintptr_t>(bytes), &end),
           std::string("image.") + name + ": height times row bytes exceeds the address space");
   return {begin, end};
