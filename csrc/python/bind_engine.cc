@@ -173,16 +173,7 @@ void bind_engine(py::module_& m) {
       .def_property_readonly("precision", [](const Plan& plan) { return precision_name(plan.precision()); })
       .def_property_readonly("isa", [](const Plan& plan) { return isa_name(plan.isa()); })
       .def_property_readonly("grid", &Plan::grid)
-      .def_property_readonly("packed_bytes", &Plan::packed_bytes)
-      .def_property_readonly("steps", [](const Plan& plan) {
-        std::vector<std::tuple<std::string, std::string, int64_t, int64_t>> steps;  // op, kernel, channels, stride
-        for (size_t n = 0; n < plan.size(); ++n) {
-          const Step& step = plan.step(n);
-          steps.emplace_back(op_name(plan.node(n).op), step.convs.empty() ? "" : step.convs[0].variant,
-                             plan.node(n).channels, plan.node(n).stride);
-        }
-        return steps;
-      });
+      .def_property_readonly("packed_bytes", &Plan::packed_bytes);
 
   py::class_<RunReport>(m, "RunReport")
       .def_readonly("non_finite", &RunReport::non_finite)
