@@ -13,7 +13,7 @@ demo: $(STAMP)
 test: $(STAMP)
 	$(BIN)/python -m pytest -q
 
-# torch keeps freed memory only when glibc's allocator is told so; without it torch looks slower than it is.
+# As benchmarks/harness.py sets it for the cases that run in processes of their own.
 ALLOCATOR := GLIBC_TUNABLES=glibc.malloc.mmap_max=0:glibc.malloc.trim_threshold=1099511627776:glibc.malloc.hugetlb=1
 RECORD ?= benchmarks/results/local
 

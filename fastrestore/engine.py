@@ -112,8 +112,21 @@ class Plan:
 
     @property
     def steps(self) -> list[dict[str, Any]]:
-        """One entry a node: operator, the kernel that computes it (or ""), channels, stride."""
-        return [dict(zip(("op", "kernel", "channels", "stride"), step, strict=True)) for step in self._plan.steps]
+        """One entry a node: operator, the kernel that computes it (or ""), channels, stride, inputs; what a pixel takes
+        in memory, how far the operator looks (halo, in input pixels), and a convolution's shape and epilogue."""
+        return _C.plan_steps(self._plan)
+
+    def layout(self, height: int, width: int, threads: int, memory: int | str | None = None) -> dict[str, Any]:
+        """Strips, bands and ring buffers for pictures of this size.  Raises MemoryBudgetError if over budget."""
+        try:
+            return _C.plan_layout(self._plan, height, width, threads, parse_memory(memory))
+        except _C.MemoryBudgetExceeded as error:
+            raise MemoryBudgetError(str(error)) from None
+
+    @property
+    def packed_bytes(self) -> int:
+        """What the weights take, in the order that the kernels read them."""
+        return self._plan.packed_bytes
 
     def session(self, device: str = "cpu", threads: int | None = None, memory: int | str | None = None) -> "Session":
         """A session on `threads` threads (None: all this process may use) within `memory` bytes beyond the

@@ -202,16 +202,7 @@ void bind_engine(py::module_& m) {
       .def_property_readonly("multiple_of", [](const Plan& plan) { return plan.graph().multiple_of(); })
       .def_property_readonly("halo", [](const Plan& plan) { return plan.graph().halo(); })
       .def_property_readonly("grid", &Plan::grid)
-      .def_property_readonly("packed_bytes", &Plan::packed_bytes)
-      .def_property_readonly("steps", [](const Plan& plan) {
-        std::vector<std::tuple<std::string, std::string, int64_t, int64_t>> steps;  // op, kernel, channels, stride
-        for (size_t n = 0; n < plan.size(); ++n) {
-          const Step& step = plan.step(n);
-          steps.emplace_back(op_name(plan.node(n).op), step.convs.empty() ? "" : step.convs[0].variant,
-                             plan.node(n).channels, plan.node(n).stride);
-        }
-        return steps;
-      });
+      .def_property_readonly("packed_bytes", &Plan::packed_bytes);
 
   m.def("plan_bytes", &plan_bytes, "plan"_a, "card"_a, "The content of a plan file; card: JSON text.");
   m.def("load_plan", &load_plan, "path"_a, "isa"_a, "A plan file's plan, and its card as JSON text.");
