@@ -1,4 +1,4 @@
-"""Builds fastrestore._C by CMake; every compiler flag lives in CMakeLists.txt."""
+"""Builds fastrestore._C and the C library by CMake; every compiler flag lives in CMakeLists.txt."""
 
 import os
 import shlex
@@ -11,10 +11,14 @@ from setuptools import Extension, find_packages, setup
 from setuptools.command.build_ext import build_ext
 
 ROOT = Path(__file__).parent.resolve()
+C_PREFIX = ROOT / "build" / "prefix"  # where the C library is installed, for tests/test_embed.py and a first try
 
 
 class CMakeBuild(build_ext):
-    """Configures and builds the CMake target _C into the folder where setuptools wants the extension."""
+    """Builds the CMake target _C into the folder where setuptools wants the extension, and the C library.
+
+    The library is made of the same objects, so it costs a link.
+    """
 
     def build_extension(self, ext: Extension) -> None:
         output = Path(self.get_ext_fullpath(ext.name)).parent.resolve()
@@ -37,7 +41,9 @@ class CMakeBuild(build_ext):
             ],
             check=True,
         )
-        subprocess.run(["cmake", "--build", str(build), "--target", "_C"], check=True)
+        subprocess.run(["cmake", "--build", str(build), "--target", "_C", "fastrestore"], check=True)
+        install = ["cmake", "--install", str(build), "--component", "library", "--strip", "--prefix", str(C_PREFIX)]
+        subprocess.run(install, check=True)
 
 
 setup(

@@ -3,10 +3,12 @@
 Which operators are covered stands in lower.py.
 """
 
+import json
 import os
 import platform
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,6 +16,7 @@ import torch
 from torch import nn
 
 from fastrestore.errors import MemoryBudgetError, ModelError
+from fastrestore.image import whole_file
 from fastrestore.lower import lower
 from fastrestore.ops import _C  # ops imports torch before _C, so that both share one OpenMP runtime
 
@@ -59,21 +62,71 @@ def build_info() -> dict[str, Any]:
 
 
 class Plan:
-    """A compiled module.  Immutable; sessions of several threads share it."""
+    """A compiled module.  Immutable; sessions of several threads share it.
 
-    def __init__(self, graph: "_C.Graph", precision: str = "float32", isa: str = ""):
-        self._plan = _C.Plan(graph, precision, isa)
-        self.channels: int = graph.channels
-        self.takes_sigma: bool = graph.takes_sigma
-        self.halo: int = graph.halo
-        self.multiple_of: int = graph.multiple_of
-        self.isa: str = self._plan.isa
-        self.precision: str = self._plan.precision
+    channels: of input and output.  takes_sigma: whether a run is given a noise level.  halo: pixels that an output
+    pixel looks, each way.  multiple_of: each side of a picture is padded to it.  isa and precision: how it computes.
+    card: what is known of the model (name, task, licence and so on); it is saved with the plan.
+    """
+
+    def __init__(self, plan: "_C.Plan", card: Mapping[str, Any] | None = None):
+        self._plan = plan
+        self.channels: int = plan.channels
+        self.takes_sigma: bool = plan.takes_sigma
+        self.halo: int = plan.halo
+        self.multiple_of: int = plan.multiple_of
+        self.isa: str = plan.isa
+        self.precision: str = plan.precision
+        self.card: dict[str, Any] = dict(card or {})
+
+    def save(self, path: str | os.PathLike) -> None:
+        """Writes the plan as one file, which runs in Python and in C on any CPU; see docs/embed.md.
+
+        The file holds the graph, its float32 weights, the precision and the card; it appears whole or not at all.
+        Raises ModelError for weights that are not finite and for a card that JSON cannot hold, OSError if writing
+        fails.
+        """
+        path = Path(path)
+        try:
+            content = _C.plan_bytes(self._plan, json.dumps(self.card, allow_nan=False))
+        except (TypeError, ValueError, RecursionError) as error:
+            raise ModelError(f"{path}: the plan cannot be saved: {error}") from error
+        with whole_file(path) as file:
+            file.write(content)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike, isa: str = "") -> "Plan":
+        """The plan of a file that `save` wrote, made ready for this CPU.  isa: as compile's.
+
+        Raises ModelError, naming the file, for anything that is not exactly such a file, ValueError for an
+        instruction set that this CPU lacks.
+        """
+        isa = _C.usable_isa(isa)
+        try:
+            plan, card = _C.load_plan(os.fsencode(path), isa)
+        except OSError as error:
+            raise ModelError(f"{os.fspath(path)}: {error.strerror}") from error
+        except ValueError as error:
+            raise ModelError(f"{os.fspath(path)}: {error}") from error
+        return cls(plan, json.loads(card))
 
     @property
     def steps(self) -> list[dict[str, Any]]:
-        """One entry a node: operator, the kernel that computes it (or ""), channels, stride."""
-        return [dict(zip(("op", "kernel", "channels", "stride"), step, strict=True)) for step in self._plan.steps]
+        """One entry a node: operator, the kernel that computes it (or ""), channels, stride, inputs; what a pixel takes
+        in memory, how far the operator looks (halo, in input pixels), and a convolution's shape and epilogue."""
+        return _C.plan_steps(self._plan)
+
+    def layout(self, height: int, width: int, threads: int, memory: int | str | None = None) -> dict[str, Any]:
+        """Strips, bands and ring buffers for pictures of this size.  Raises MemoryBudgetError if over budget."""
+        try:
+            return _C.plan_layout(self._plan, height, width, threads, parse_memory(memory))
+        except _C.MemoryBudgetExceeded as error:
+            raise MemoryBudgetError(str(error)) from None
+
+    @property
+    def packed_bytes(self) -> int:
+        """What the weights take, in the order that the kernels read them."""
+        return self._plan.packed_bytes
 
     def session(self, device: str = "cpu", threads: int | None = None, memory: int | str | None = None) -> "Session":
         """A session on `threads` threads (None: all this process may use) within `memory` bytes beyond the
@@ -137,11 +190,12 @@ class Session:
         return out
 
 
-def compile(module: nn.Module, precision: str = "auto", isa: str = "") -> Plan:
+def compile(module: nn.Module, precision: str = "auto", isa: str = "", card: Mapping[str, Any] | None = None) -> Plan:
     """Compiles a module that maps an image [N, C, H, W], or image and sigma, to an image of the same shape.
 
     precision: "float32" (also "auto"), or "bfloat16": what convolutions read is rounded to 8 significant bits, sums
     are float32, picture and result stay float32.  isa: forces an instruction set, as FASTRESTORE_ISA does.
+    card: what the plan says of the model, values that JSON can hold.
     Raises UnsupportedOperator, naming the operator and the module's path, and ModelError for a module whose
     weights are not float32 on the CPU.
     """
@@ -150,4 +204,5 @@ def compile(module: nn.Module, precision: str = "auto", isa: str = "") -> Plan:
     for name, parameter in module.named_parameters():
         if parameter.dtype != torch.float32 or parameter.device.type != "cpu":
             raise ModelError(f"{name} is {parameter.dtype} on {parameter.device}; plans need float32 on the CPU")
-    return Plan(lower(module), "float32" if precision == "auto" else precision, isa)
+    plan = _C.Plan(lower(module), "float32" if precision == "auto" else precision, isa)
+    return Plan(plan, card)

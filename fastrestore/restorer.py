@@ -27,9 +27,9 @@ _PIL_MODES = ("L", "LA", "RGB", "RGBA", "I;16", "F")
 class Restorer:
     """A model made ready for this machine.  Threads may share it; they take turns.
 
-    model: a name that fastrestore.models() lists, a .safetensors file, an nn.Module, or None for the task's
-    default.  device: "auto" or "cpu".  precision: "auto" or "float32".  memory: bytes, or a string like "1GiB",
-    for the work beyond input and output; the result does not depend on it.  threads: None for all.
+    model: a name that fastrestore.models() lists, a .safetensors file, a plan's .frp file, an nn.Module, or None
+    for the task's default.  device: "auto" or "cpu".  precision: "auto" or "float32".  memory: bytes, or a string
+    like "1GiB", for the work beyond input and output; the result does not depend on it.  threads: None for all.
     Raises ModelError for a model that is unknown or refused, ValueError for other arguments that do not fit.
     """
 
@@ -47,13 +47,17 @@ class Restorer:
             raise ValueError(f"device {device!r} is not there: this version runs on the cpu")
         if threads is not None and threads < 1:
             raise ValueError(f"threads must be 1 or more, got {threads}")
+        module: nn.Module | None = None
         if isinstance(model, nn.Module):
             self.name, module = type(model).__name__, model
         else:
             self.name = os.fspath(model) if model is not None else zoo.default(task)
-            module = zoo.load(model if model is not None else self.name)
+            if not self.name.endswith(".frp"):
+                module = zoo.load(model if model is not None else self.name)
         try:
-            plan = engine.compile(module, precision)
+            plan = engine.Plan.load(self.name) if module is None else engine.compile(module, precision)
+            if precision not in ("auto", plan.precision):
+                raise ValueError(f"{self.name} was compiled for {plan.precision}, not for {precision}")
             self._runner = plan.session(device="cpu", threads=threads, memory=memory)
             self._channels, self._takes_sigma, path = plan.channels, plan.takes_sigma, "plan"
         except UnsupportedOperator as error:

@@ -46,16 +46,26 @@ def find(name: str) -> Entry:
     return _entry(WEIGHTS / f"{name}.safetensors")
 
 
+def path_of(name_or_path: str | os.PathLike) -> Path:
+    """The model file of a name, or the path itself.
+
+    A string is a path if it ends in .safetensors or holds a path separator, otherwise a name.
+    Raises ModelError for an unknown name and for a plan file, which has no module.
+    """
+    text = os.fspath(name_or_path)
+    if text.endswith(".frp"):
+        raise ModelError(f"{text}: is a plan, not a model file: fastrestore.Plan.load reads it")
+    if not isinstance(name_or_path, str) or text.endswith(".safetensors") or "/" in text or os.sep in text:
+        return Path(text)
+    return find(text).path
+
+
 def load(name_or_path: str | os.PathLike) -> nn.Module:
     """A named model, or the model of a .safetensors file, in evaluation mode on the CPU.
 
-    A string is a path if it ends in .safetensors or holds a path separator, otherwise a name.
-    Raises ModelError for an unknown name or a refused file.
+    The argument is path_of's.  Raises ModelError for an unknown name or a refused file.
     """
-    text = os.fspath(name_or_path)
-    if not isinstance(name_or_path, str) or text.endswith(".safetensors") or "/" in text or os.sep in text:
-        return checkpoint.load(text)
-    return checkpoint.load(find(text).path)
+    return checkpoint.load(path_of(name_or_path))
 
 
 def default(task: str) -> str:

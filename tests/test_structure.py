@@ -19,6 +19,7 @@ PYTHON = [
     ["models"],
     ["checkpoint", "convert", "zoo"],
     ["lower_ops", "lower", "engine", "tiled"],
+    ["planview"],
     ["restorer"],
     ["degrade", "data", "evaluate"],
     ["train"],

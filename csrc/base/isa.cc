@@ -49,14 +49,13 @@ Isa detect() {
 }
 
 Isa choose() {
-  const Isa best = cpu_isa();
   const char* forced = std::getenv("FASTRESTORE_ISA");
-  if (forced == nullptr || *forced == '\0') return best;
-  const Isa isa = parse_isa(forced);
-  if (!includes(best, isa))
-    throw std::invalid_argument(std::string("FASTRESTORE_ISA=") + forced + ": this CPU supports up to " +
-                                isa_name(best));
-  return isa;
+  if (forced == nullptr || *forced == '\0') return cpu_isa();
+  try {
+    return usable_isa(forced);
+  } catch (const std::invalid_argument& error) {
+    throw std::invalid_argument(std::string("FASTRESTORE_ISA: ") + error.what());
+  }
 }
 
 }  // namespace
@@ -85,6 +84,14 @@ Isa parse_isa(const std::string& name) {
 
 Isa cpu_isa() {
   static const Isa isa = detect();
+  return isa;
+}
+
+Isa usable_isa(const std::string& name) {
+  if (name.empty()) return host_isa();
+  const Isa isa = parse_isa(name);
+  if (!includes(cpu_isa(), isa))
+    throw std::invalid_argument("instruction set '" + name + "': this CPU supports up to " + isa_name(cpu_isa()));
   return isa;
 }
 

@@ -13,6 +13,9 @@ Isa parse_isa(const std::string& name);  // throws std::invalid_argument for an 
 
 Isa cpu_isa();  // the best that CPU and operating system support
 
+// The named one; host_isa() for an empty name. Throws std::invalid_argument if the CPU lacks it.
+Isa usable_isa(const std::string& name);
+
 // cpu_isa(), or what FASTRESTORE_ISA names; read once. Throws std::invalid_argument if the CPU lacks it.
 Isa host_isa();
 

@@ -110,7 +110,8 @@ void place_rings(const Plan& plan, int threads, Layout& layout) {
     const int64_t row = checked_product(widest, plan.step(n).pitch, element_bytes(plan.step(n).element));
     layout.ring_row_bytes[n] = round_up(row, 64) + 64;
     layout.ring_offset[n] = bytes;
-    bytes += checked_product(layout.ring_row_bytes[n], layout.ring_rows[n]);
+    if (__builtin_add_overflow(bytes, checked_product(layout.ring_row_bytes[n], layout.ring_rows[n]), &bytes))
+      throw std::length_error("the working memory exceeds 63 bits");
   }
   layout.workspace_offset = bytes;
   layout.arena_bytes = bytes + checked_product(threads, workspace_bytes(plan));

@@ -17,6 +17,14 @@ double now() { return std::chrono::duration<double>(std::chrono::steady_clock::n
 constexpr int64_t kPartsPerThread = 3;            // pieces of a band, so that an interrupted thread costs little
 constexpr int64_t kFewestColumns = 96;            // of a piece: a block of 24 Winograd tiles
 constexpr int64_t kFloatsWorthAThread = 1 << 14;  // below this, waking a thread costs more than it helps
+constexpr int64_t kMaxSide = 1 << 24;             // of a picture: no product of sizes comes near 63 bits
+
+void check_size(int64_t height, int64_t width) {
+  if (height < 1 || width < 1) throw std::invalid_argument("session: the picture is empty");
+  if (height > kMaxSide || width > kMaxSide)
+    throw std::invalid_argument("session: the sides of a picture may have up to " + std::to_string(kMaxSide) +
+                                " pixels, got " + std::to_string(height) + " x " + std::to_string(width));
+}
 
 }  // namespace
 
@@ -28,7 +36,7 @@ Session::Session(std::shared_ptr<const Plan> plan, int threads, int64_t memory)
 }
 
 RunReport Session::preview(int64_t height, int64_t width) const {
-  if (height < 1 || width < 1) throw std::invalid_argument("session: the picture is empty");
+  check_size(height, width);
   const Layout layout = make_layout(*plan_, height, width, threads_, memory_);
   return {0, static_cast<int64_t>(layout.strips.size()), layout.band, layout.arena_bytes, {}};
 }
@@ -54,7 +62,7 @@ void Session::prepare(int64_t height, int64_t width) {
 
 RunReport Session::run(const Picture& picture, const RunOptions& options) {
   const Graph& graph = plan_->graph();
-  if (picture.height < 1 || picture.width < 1) throw std::invalid_argument("session: the picture is empty");
+  check_size(picture.height, picture.width);
   if (picture.channels != graph.channels() && picture.channels != 1)
     throw std::invalid_argument("session: the model takes " + std::to_string(graph.channels()) +
                                 " channels, the picture has " + std::to_string(picture.channels));

@@ -10,6 +10,9 @@ namespace {
 constexpr int64_t kMaxChannels = 1 << 16;
 constexpr int64_t kMaxKernel = 64;
 constexpr int64_t kMaxStride = 1 << 10;
+// With these bounds even a graph from a hostile file has its halo and layout computed within seconds.
+constexpr size_t kMaxNodes = 20'000;
+constexpr size_t kMaxInputs = 100'000;  // of all nodes together
 
 void require(bool fine, const std::string& message) {
   if (!fine) throw std::invalid_argument(message);
@@ -115,7 +118,14 @@ const Node& Graph::at(int node) const {
 
 int Graph::append(Node node) {
   for (int input : node.inputs) at(input);
+  require(nodes_.size() < kMaxNodes, "graph: more than " + std::to_string(kMaxNodes) + " nodes");
+  const size_t inputs = inputs_ + node.inputs.size();
+  require(inputs <= kMaxInputs, "graph: the nodes have more than " + std::to_string(kMaxInputs) + " inputs together");
+  const int64_t multiple = std::lcm(multiple_of_, node.stride);
+  require(multiple <= kMaxStride, "graph: the strides have no common multiple up to " + std::to_string(kMaxStride));
   nodes_.push_back(std::move(node));
+  inputs_ = inputs;
+  multiple_of_ = multiple;
   return static_cast<int>(nodes_.size()) - 1;
 }
 
@@ -352,12 +362,6 @@ bool Graph::takes_sigma() const {
 }
 
 int64_t Graph::channels() const { return at(0).channels; }
-
-int64_t Graph::multiple_of() const {
-  int64_t multiple = 1;
-  for (const Node& node : nodes_) multiple = std::lcm(multiple, node.stride);
-  return multiple;
-}
 
 int64_t Graph::halo() const {
   require(output_ >= 0, "graph: no output was set");

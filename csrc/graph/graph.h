@@ -92,9 +92,9 @@ class Graph {
   const std::vector<Node>& nodes() const { return nodes_; }
   int output() const { return output_; }
   bool takes_sigma() const;
-  int64_t channels() const;     // of input and output
-  int64_t multiple_of() const;  // least common multiple of the strides
-  int64_t halo() const;         // the furthest that an output pixel looks, in input pixels, each way
+  int64_t channels() const;                             // of input and output
+  int64_t multiple_of() const { return multiple_of_; }  // least common multiple of the strides
+  int64_t halo() const;  // the furthest that an output pixel looks, in input pixels, each way
 
  private:
   const Node& at(int node) const;
@@ -102,6 +102,8 @@ class Graph {
 
   std::vector<Node> nodes_;
   int output_ = -1;
+  size_t inputs_ = 0;  // of all nodes
+  int64_t multiple_of_ = 1;
 };
 
 // Columns (or rows) [begin, end) of a node.

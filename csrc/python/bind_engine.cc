@@ -4,7 +4,11 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <cerrno>
+#include <system_error>
+
 #include "base/parallel.h"
+#include "engine/plan_file.h"
 #include "engine/session.h"
 #include "kernels/fma_peak/fma_peak.h"
 
@@ -110,6 +114,28 @@ RunReport run(Session& session, const py::array& image, py::array& out, std::opt
   } catch (const Cancelled&) {
     if (raised) throw *raised;
     throw;
+  }
+}
+
+py::bytes plan_bytes(const Plan& plan, const std::string& card) {
+  std::string content;
+  {
+    py::gil_scoped_release release;
+    content = write_plan_file(plan.graph(), plan.precision(), json::parse(card));
+  }
+  return py::bytes(content);
+}
+
+std::pair<std::shared_ptr<Plan>, std::string> load_plan(const std::string& path, const std::string& isa) {
+  try {
+    py::gil_scoped_release release;
+    PlanFile file = load_plan_file(path);
+    auto plan = std::make_shared<Plan>(std::move(file.graph), file.precision, usable_isa(isa));
+    return {std::move(plan), json::write(file.card)};
+  } catch (const std::system_error& error) {
+    errno = error.code().value();
+    PyErr_SetFromErrno(PyExc_OSError);
+    throw py::error_already_set();
   }
 }
 
@@ -219,23 +245,20 @@ void bind_engine(py::module_& m) {
   py::class_<Plan, std::shared_ptr<Plan>>(m, "Plan", "A graph made ready for one instruction set.")
       .def(py::init([](const Graph& graph, const std::string& precision, const std::string& isa) {
              py::gil_scoped_release release;
-             return std::make_shared<Plan>(graph, parse_precision(precision),
-                                           isa.empty() ? host_isa() : parse_isa(isa));
+             return std::make_shared<Plan>(graph, parse_precision(precision), usable_isa(isa));
            }),
            "graph"_a, "precision"_a = "float32", "isa"_a = "")
       .def_property_readonly("precision", [](const Plan& plan) { return precision_name(plan.precision()); })
       .def_property_readonly("isa", [](const Plan& plan) { return isa_name(plan.isa()); })
+      .def_property_readonly("channels", [](const Plan& plan) { return plan.graph().channels(); })
+      .def_property_readonly("takes_sigma", [](const Plan& plan) { return plan.graph().takes_sigma(); })
+      .def_property_readonly("multiple_of", [](const Plan& plan) { return plan.graph().multiple_of(); })
+      .def_property_readonly("halo", [](const Plan& plan) { return plan.graph().halo(); })
       .def_property_readonly("grid", &Plan::grid)
-      .def_property_readonly("packed_bytes", &Plan::packed_bytes)
-      .def_property_readonly("steps", [](const Plan& plan) {
-        std::vector<std::tuple<std::string, std::string, int64_t, int64_t>> steps;  // op, kernel, channels, stride
-        for (size_t n = 0; n < plan.size(); ++n) {
-          const Step& step = plan.step(n);
-          steps.emplace_back(op_name(plan.node(n).op), step.convs.empty() ? "" : step.convs[0].variant,
-                             plan.node(n).channels, plan.node(n).stride);
-        }
-        return steps;
-      });
+      .def_property_readonly("packed_bytes", &Plan::packed_bytes);
+
+  m.def("plan_bytes", &plan_bytes, "plan"_a, "card"_a, "The content of a plan file; card: JSON text.");
+  m.def("load_plan", &load_plan, "path"_a, "isa"_a, "A plan file's plan, and its card as JSON text.");
 
   py::class_<RunReport>(m, "RunReport")
       .def_readonly("non_finite", &RunReport::non_finite)
@@ -255,6 +278,9 @@ void bind_engine(py::module_& m) {
   m.attr("MOST_INPUTS") = kMostInputs;
   m.def("hardware_threads", &hardware_threads, "CPUs that this process may run on.");
   m.def("host_isa", [] { return isa_name(host_isa()); }, "The instruction set in use: the CPU's, or FASTRESTORE_ISA.");
+  m.def(
+      "usable_isa", [](const std::string& name) { return isa_name(usable_isa(name)); }, "name"_a,
+      "The name, or host_isa() for an empty one; ValueError if the CPU lacks it.");
   m.def("cpu_isa", [] { return isa_name(cpu_isa()); }, "The best instruction set of this CPU.");
   m.def(
       "fma_chains",

@@ -12,7 +12,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from fastrestore.cli import convert, eval, info, models, restore, train
+from fastrestore.cli import compile, convert, eval, info, models, restore, train
 from fastrestore.cli.report import UsageError, describe, exit_code
 
 app = typer.Typer(
@@ -29,6 +29,7 @@ app.command()(info.info)
 app.command()(eval.eval)
 app.command()(train.train)
 app.command()(convert.convert)
+app.command()(compile.compile)
 
 _options = {"debug": False}
 

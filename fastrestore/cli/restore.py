@@ -21,7 +21,9 @@ def denoise(
     ],
     model: Annotated[
         str | None,
-        typer.Option(help="A named model or a .safetensors file.  [default: the task's]", show_default=False),
+        typer.Option(
+            help="A named model, a .safetensors file or a plan (.frp).  [default: the task's]", show_default=False
+        ),
     ] = None,
     sigma: Annotated[
         float | None, typer.Option(min=0, max=255, help="Noise level in 0-255 units.  [default: estimated]")

@@ -10,7 +10,8 @@ import typer
 from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
-from fastrestore import checkpoint, models
+from fastrestore import checkpoint, engine, models
+from fastrestore.cli.compile import compile
 from fastrestore.cli.convert import convert
 from fastrestore.cli.eval import eval as evaluate
 from fastrestore.cli.train import train
@@ -121,3 +122,25 @@ def test_eval_usage(pictures, tmp_path):
     assert run(evaluate, "m.safetensors", pictures, "--sigma", 25, "--record", "--limit", 1).exit_code == 2
     with pytest.raises(ModelError, match="No such file"):
         run(evaluate, tmp_path / "m.safetensors", pictures, "--sigma", 25)
+
+
+def test_compile_writes_a_plan_with_the_models_card(tmp_path):
+    torch.manual_seed(0)
+    model = models.create("dncnn", width=16, depth=3).eval()
+    source, target = tmp_path / "m.safetensors", tmp_path / "m.frp"
+    checkpoint.save(model, source, card={"task": "denoise"})
+    assert "m, float32, 3 channels, takes no noise level" in run(compile, source, "-o", target).output
+    plan = engine.Plan.load(target)
+    assert plan.card == {"name": "m", "task": "denoise", "architecture": "dncnn", "config": models.config_of(model)}
+    image = np.random.default_rng(0).random((20, 24, 3), dtype=np.float32)
+    np.testing.assert_array_equal(plan.session().run(image), engine.compile(model).session().run(image))
+
+
+def test_compile_refuses_what_it_cannot_do(tmp_path):
+    source = tmp_path / "m.safetensors"
+    checkpoint.save(models.create("dncnn", width=4, depth=3), source)
+    assert run(compile, source, "-o", tmp_path / "m.onnx").exit_code == 2
+    assert run(compile, source, "-o", tmp_path / "m.frp", "--precision", "float8").exit_code == 2
+    with pytest.raises(ModelError, match="unknown model"):
+        run(compile, "denoise-nothing", "-o", tmp_path / "m.frp")
+    assert list(tmp_path.iterdir()) == [source]

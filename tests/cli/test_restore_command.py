@@ -197,7 +197,7 @@ COMMAND = [sys.executable, "-c", "from fastrestore.cli import main; main()"]
 def test_help_imports_nothing_heavy():
     code = "import sys; from fastrestore.cli import main\ntry: main(sys.argv[1:])\nexcept SystemExit: pass\n"
     code += "print([m for m in ('torch', 'numpy', 'cv2', 'PIL', 'tifffile') if m in sys.modules])"
-    for arguments in (["--help"], ["denoise", "--help"]):
+    for arguments in (["--help"], ["denoise", "--help"], ["compile", "--help"]):
         out = subprocess.run(
             [sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=True
         ).stdout

@@ -1,0 +1,87 @@
+// What a plan does and takes, as dicts for fastrestore/planview.py.
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include "engine/describe.h"
+#include "engine/layout.h"
+
+namespace py = pybind11;
+using namespace pybind11::literals;
+
+namespace fr {
+namespace {
+
+const char* name_of(Activation activation) {
+  switch (activation) {
+    case Activation::none:
+      return "none";
+    case Activation::relu:
+      return "relu";
+    case Activation::leaky_relu:
+      return "leaky_relu";
+  }
+  return "";
+}
+
+const char* name_of(Residual residual) {
+  switch (residual) {
+    case Residual::none:
+      return "none";
+    case Residual::before_activation:
+      return "before activation";
+    case Residual::after_scale:
+      return "after scale";
+  }
+  return "";
+}
+
+py::dict conv_dict(const Node& node, const Step& step) {
+  const ConvSpec& spec = node.conv;
+  int64_t packed = 0;
+  for (const PackedConv& conv : step.convs) packed += conv.weights.bytes() + conv.bias.bytes();
+  return py::dict("in_channels"_a = spec.in_channels, "out_channels"_a = spec.out_channels,
+                  "kernel"_a = py::make_tuple(spec.kernel_h, spec.kernel_w), "stride"_a = spec.stride_h,
+                  "padding"_a = py::make_tuple(spec.pad_top, spec.pad_left), "dilation"_a = spec.dilation_h,
+                  "groups"_a = spec.groups, "bias"_a = !node.bias.empty(), "activation"_a = name_of(spec.activation),
+                  "slope"_a = spec.slope, "scale"_a = spec.scale, "residual"_a = name_of(spec.residual),
+                  "packed_bytes"_a = packed);
+}
+
+py::list plan_steps(const Plan& plan) {
+  const std::vector<int64_t> margin = margins(plan.graph()), added = margins_added(plan.graph());
+  py::list steps;
+  for (size_t n = 0; n < plan.size(); ++n) {
+    const Node& node = plan.node(n);
+    const Step& step = plan.step(n);
+    py::dict about("op"_a = op_name(node.op), "kernel"_a = step.convs.empty() ? "" : step.convs[0].variant,
+                   "channels"_a = node.channels, "stride"_a = node.stride, "inputs"_a = node.inputs,
+                   "pixel_bytes"_a = step.pitch * element_bytes(step.element),
+                   "element"_a = step.element == Element::bf16 ? "bfloat16" : "float32", "row_grid"_a = step.row_grid,
+                   "margin"_a = margin[n], "halo"_a = added[n]);
+    if (node.factor > 1) about["factor"] = node.factor;
+    if (!step.convs.empty()) about["conv"] = conv_dict(node, step);
+    steps.append(about);
+  }
+  return steps;
+}
+
+py::dict plan_layout(const Plan& plan, int64_t height, int64_t width, int threads, int64_t memory) {
+  if (height < 1 || width < 1) throw py::value_error("the picture is empty");
+  const Layout layout = make_layout(plan, height, width, threads, memory);
+  std::vector<int64_t> columns(plan.size(), 0);  // of all strips together
+  for (const Strip& strip : layout.strips)
+    for (size_t n = 0; n < plan.size(); ++n) columns[n] += std::max<int64_t>(0, strip.columns[n].size());
+  return py::dict("height"_a = layout.height, "width"_a = layout.width, "band"_a = layout.band,
+                  "strips"_a = layout.strips.size(), "ring_rows"_a = layout.ring_rows,
+                  "ring_row_bytes"_a = layout.ring_row_bytes, "columns"_a = columns,
+                  "workspace_bytes"_a = workspace_bytes(plan), "working_bytes"_a = layout.arena_bytes);
+}
+
+}  // namespace
+}  // namespace fr
+
+void bind_describe(py::module_& m) {
+  m.def("plan_steps", &fr::plan_steps, "plan"_a, "One dict a node.");
+  m.def("plan_layout", &fr::plan_layout, "plan"_a, "height"_a, "width"_a, "threads"_a, "memory"_a,
+        "Strips, bands and rings for one picture size.");
+}

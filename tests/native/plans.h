@@ -1,0 +1,62 @@
+// Small graphs for tests: together they hold every operator.
+#pragma once
+#include <cmath>
+#include <vector>
+
+#include "graph/graph.h"
+
+namespace fr::test {
+
+inline std::vector<float> weights(int64_t count, float scale = 0.1f) {
+  std::vector<float> values(static_cast<size_t>(count));
+  for (size_t i = 0; i < values.size(); ++i) values[i] = scale * std::sin(static_cast<float>(i) * 1.7f + 1.0f);
+  return values;
+}
+
+inline ConvSpec conv_spec(int64_t in, int64_t out, int64_t kernel, int64_t stride, int64_t pad) {
+  ConvSpec spec;
+  spec.in_channels = in;
+  spec.out_channels = out;
+  spec.kernel_h = spec.kernel_w = kernel;
+  spec.stride_h = spec.stride_w = stride;
+  spec.pad_top = spec.pad_left = pad;
+  return spec;
+}
+
+// Sigma plane, concat, strided and transposed convolution, residual, sum; halves the picture and doubles it again.
+inline Graph small_graph(int64_t channels) {
+  Graph graph;
+  const int input = graph.input(channels);
+  const int sigma = graph.sigma_plane(input, 1.0f / 255);
+  const int joined = graph.concat({input, sigma});
+  ConvSpec down = conv_spec(channels + 1, 4, 2, 2, 0);
+  down.activation = Activation::leaky_relu;
+  down.slope = 0.2f;
+  const int half = graph.conv2d(joined, down, weights(4 * (channels + 1) * 4), weights(4));
+  ConvSpec grouped = conv_spec(4, 4, 3, 1, 2);
+  grouped.dilation_h = grouped.dilation_w = 2;
+  grouped.groups = 2;
+  grouped.residual = Residual::after_scale;
+  const int deep = graph.conv2d(half, grouped, weights(4 * 2 * 9), {}, half);
+  const int up =
+      graph.conv_transpose2d(deep, conv_spec(4, channels, 2, 2, 0), weights(4 * channels * 4), weights(channels));
+  graph.set_output(graph.add(up, input, 0.5f, 1.0f));
+  return graph;
+}
+
+// Pixel unshuffle and shuffle, and a Winograd convolution.
+inline Graph shuffled_graph(int64_t channels) {
+  Graph graph;
+  const int input = graph.input(channels);
+  const int small = graph.pixel_unshuffle(input, 2);
+  ConvSpec first = conv_spec(4 * channels, 16, 3, 1, 1);
+  first.activation = Activation::relu;
+  const int wide = graph.conv2d(small, first, weights(16 * 4 * channels * 9), weights(16));
+  ConvSpec second = conv_spec(16, 4 * channels, 3, 1, 1);
+  second.residual = Residual::before_activation;
+  const int narrow = graph.conv2d(wide, second, weights(16 * 4 * channels * 9), weights(4 * channels), small);
+  graph.set_output(graph.pixel_shuffle(narrow, 2));
+  return graph;
+}
+
+}  // namespace fr::test
