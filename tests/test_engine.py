@@ -18,7 +18,7 @@ SMALL = {
     "ffdnet": {"depth": 4, "width": 32},
     "rednet": {"layers": 4, "width": 16},
     "unet": {"widths": (16, 32, 48), "blocks": 1},
-    "autoencoder": {"widths": (16, 32), "depth": 2},
+    "autoencoder": {"widths": (16, 32), "blocks": 2},
     "drunet": {"widths": (16, 32, 48, 64), "blocks": 1},
 }
 SIGMA = 20.0

@@ -22,7 +22,7 @@ SMALL = {
     "ffdnet": {"depth": 3, "width": 16},
     "rednet": {"layers": 4, "width": 16},
     "unet": {"widths": (16, 32), "blocks": 1},
-    "autoencoder": {"widths": (16, 32), "depth": 2},
+    "autoencoder": {"widths": (16, 32), "blocks": 2},
     "drunet": {"widths": (16, 16, 32, 32), "blocks": 1},
 }
 CARD = {"name": "test", "task": "denoise", "psnr": 31.0, "σ": [15, 25.5, None, True], "nested": {"a": {}}}

@@ -8,8 +8,8 @@ from fastrestore import models
 
 # Narrow versions: the halo does not depend on the widths.
 CASES = [
-    ("autoencoder", {"widths": (2, 3), "depth": 2}),
-    ("autoencoder", {"widths": (2, 2, 3), "depth": 3}),
+    ("autoencoder", {"widths": (2, 3), "blocks": 2}),
+    ("autoencoder", {"widths": (2, 2, 3), "blocks": 3}),
     ("dncnn", {"width": 2, "depth": 5}),
     ("dncnn", {"width": 2, "depth": 17}),
     ("drunet", {"widths": (2, 2, 2, 2), "blocks": 1}),

@@ -9,7 +9,7 @@ from fastrestore import models
 from fastrestore.errors import ModelError
 
 SMALL = {
-    "autoencoder": {"widths": (4, 6), "depth": 1},
+    "autoencoder": {"widths": (4, 6), "blocks": 1},
     "dncnn": {"width": 6, "depth": 4},
     "drunet": {"widths": (4, 4, 6, 8), "blocks": 1},
     "ffdnet": {"width": 6, "depth": 4},
