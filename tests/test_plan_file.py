@@ -367,12 +367,12 @@ def test_hostile_graphs(saved, tmp_path):
     put(path, header, data, document | {"graph": twice})
     refused(path, "used twice")
     # Graphs without weights that would take for ever: many nodes, many edges, strides without a small multiple.
-    plain = {"op": "concat", "inputs": [0]}
+    plain = {"op": "concat", "inputs": [0], "parts": [0, 1]}
     start = [{"op": "input", "inputs": [], "channels": 1}]
     unshuffle = [{"op": "pixel_unshuffle", "inputs": [n], "factor": f} for n, f in [(0, 11), (0, 13), (1, 7), (2, 5)]]
     for more, word in (
         ([plain] * 30_000, "nodes"),
-        ([plain | {"inputs": [0] * 64}] * 1_600, "inputs"),
+        ([plain | {"inputs": [0] * 64, "parts": [0, 1] * 64}] * 1_600, "inputs"),
         (unshuffle, "common multiple"),
     ):
         began = time.perf_counter()

@@ -29,7 +29,7 @@ def test_every_recipe_of_ours_builds_its_model(path):
     assert ours.licence
     assert not any("testsets" in folder for folder in ours.folders)
     model = models.create(ours.architecture, **ours.config)
-    assert sum(parameter.numel() for parameter in model.parameters()) * 2 < 4e6  # bytes as float16, shipped
+    assert sum(parameter.numel() for parameter in model.parameters()) * 2 < 5e6  # bytes as float16, shipped
 
 
 def test_lists_become_tuples(recipe):
