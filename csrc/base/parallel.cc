@@ -1,6 +1,7 @@
 #include "base/parallel.h"
 
 #include <sched.h>
+#include <signal.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -9,6 +10,7 @@
 #include <exception>
 #include <memory>
 #include <mutex>
+#include <system_error>
 #include <thread>
 #include <vector>
 
@@ -26,7 +28,7 @@ void relax() {
 }
 
 struct Loop {
-  const std::function<void(int64_t, int)>* body;
+  const LoopBody* body;
   int64_t count;
   int helpers_wanted;   // guarded by the pool's mutex
   int next_thread = 1;  // guarded by the pool's mutex
@@ -51,15 +53,15 @@ thread_local bool inside_loop = false;
 class Pool {
  public:
   void run(Loop& loop) {
-    const int wanted = loop.helpers_wanted;
     {
       std::lock_guard<std::mutex> lock(mutex_);
-      while (static_cast<int>(workers_) < wanted) {
-        std::thread([this] { serve(); }).detach();
-        ++workers_;
+      if (workers_ < loop.helpers_wanted) add_workers(loop.helpers_wanted);
+      if (workers_ > 0) {
+        loops_.push_back(&loop);
+        pending_.fetch_add(1);
+      } else {
+        loop.helpers_wanted = 0;
       }
-      loops_.push_back(&loop);
-      pending_.fetch_add(1);
     }
     if (sleeping_.load() > 0) wake_.notify_all();
     inside_loop = true;
@@ -78,6 +80,17 @@ class Pool {
   }
 
  private:
+  void add_workers(int wanted) {  // needs the mutex; fewer if the system refuses
+    sigset_t all, before;
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &before);  // inherited: a host's signal handlers never run on our threads
+    try {
+      for (; workers_ < wanted; ++workers_) std::thread([this] { serve(); }).detach();
+    } catch (const std::system_error&) {
+    }
+    pthread_sigmask(SIG_SETMASK, &before, nullptr);
+  }
+
   void retire(Loop& loop) {  // needs the mutex
     loop.helpers_wanted = 0;
     loops_.erase(std::find(loops_.begin(), loops_.end(), &loop));
@@ -110,7 +123,7 @@ class Pool {
   std::vector<Loop*> loops_;  // those that still want helpers, oldest first
   std::atomic<int> pending_{0};
   std::atomic<int> sleeping_{0};
-  size_t workers_ = 0;
+  int workers_ = 0;
 };
 
 // Never destroyed: its detached threads may still look at it while the process exits. A child of fork()
@@ -137,7 +150,7 @@ int hardware_threads() {
   return std::max(1u, std::thread::hardware_concurrency());
 }
 
-void parallel_for(int64_t count, int threads, const std::function<void(int64_t, int)>& body) {
+void parallel_for(int64_t count, int threads, LoopBody body) {
   const int used = static_cast<int>(std::min<int64_t>(threads, count));
   if (used <= 1 || inside_loop) {
     for (int64_t i = 0; i < count; ++i) body(i, 0);

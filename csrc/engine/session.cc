@@ -61,6 +61,12 @@ void Session::prepare(int64_t height, int64_t width) {
 }
 
 RunReport Session::run(const Picture& picture, const RunOptions& options) {
+  RunReport report;
+  run(picture, options, report);
+  return report;
+}
+
+void Session::run(const Picture& picture, const RunOptions& options, RunReport& report) {
   const Graph& graph = plan_->graph();
   check_size(picture.height, picture.width);
   if (picture.channels != graph.channels() && picture.channels != 1)
@@ -79,17 +85,20 @@ RunReport Session::run(const Picture& picture, const RunOptions& options) {
 
   std::lock_guard<std::mutex> lock(running_);
   prepare(picture.height, picture.width);
-  RunReport report{0, static_cast<int64_t>(layout_.strips.size()), layout_.band, arena_.bytes(),
-                   std::vector<double>(plan_->size() + 1, 0.0)};
+  report.non_finite = 0;
+  report.strips = static_cast<int64_t>(layout_.strips.size());
+  report.band = layout_.band;
+  report.working_bytes = arena_.bytes();
+  report.seconds.assign(plan_->size() + 1, 0.0);
   for (size_t s = 0; s < layout_.strips.size(); ++s)
     run_strip(layout_.strips[s], picture, options, static_cast<int64_t>(s), report);
-  return report;
 }
 
 void Session::run_strip(const Strip& strip, const Picture& picture, const RunOptions& options, int64_t strip_number,
                         RunReport& report) {
   const size_t output = static_cast<size_t>(plan_->graph().output());
-  std::vector<int64_t> rows(plan_->size(), 0);
+  std::vector<int64_t>& rows = rows_;
+  rows.assign(plan_->size(), 0);
   for (size_t n = 0; n < plan_->size(); ++n)
     if (plan_->node(n).op == Op::sigma_plane)
       std::fill_n(reinterpret_cast<float*>(row(n, 0)), strip.columns[n].size() * plan_->step(n).pitch,

@@ -52,6 +52,9 @@ class Session {
   // Cancelled, std::bad_alloc. After an exception the output's content is undefined.
   RunReport run(const Picture& picture, const RunOptions& options);
 
+  // The same into a report that the caller keeps: from the second run of a size on, nothing is allocated.
+  void run(const Picture& picture, const RunOptions& options, RunReport& report);
+
   // What a run of this size would take, without running.
   RunReport preview(int64_t height, int64_t width) const;
 
@@ -86,6 +89,7 @@ class Session {
   int64_t height_ = -1, width_ = -1;  // the size that layout_ and arena_ are for
   Layout layout_;
   Buffer<char> arena_;
+  std::vector<int64_t> rows_;  // complete, of each node
   std::vector<const void*> in_pointers_, residual_pointers_;
   std::vector<void*> out_pointers_;
 };

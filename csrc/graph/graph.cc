@@ -112,7 +112,8 @@ Border parse_border(const std::string& name) {
 }
 
 const Node& Graph::at(int node) const {
-  require(node >= 0 && node < static_cast<int>(nodes_.size()), "graph: there is no node " + std::to_string(node));
+  if (node < 0 || node >= static_cast<int>(nodes_.size()))  // every run asks: no message is made for nothing
+    throw std::invalid_argument("graph: there is no node " + std::to_string(node));
   return nodes_[static_cast<size_t>(node)];
 }
 
