@@ -252,7 +252,8 @@ def _what(step: dict[str, Any], steps: list[dict[str, Any]]) -> str:
     conv = step.get("conv")
     if conv is None:
         factor = f" x{step['factor']}" if "factor" in step else ""
-        return f"{step['op'].replace('_', ' ')}{factor}, {step['channels']}"
+        detail = f" {step['detail']}" if "detail" in step else ""
+        return f"{step['op'].replace('_', ' ')}{detail}{factor}, {step['channels']}"
     up = step["op"] == "conv_transpose2d"
     words = f"{'transposed' if up else 'conv'} {conv['kernel'][0]}x{conv['kernel'][1]}"
     if conv["stride"] > 1:

@@ -40,8 +40,13 @@ struct Failure : std::runtime_error {
 
 [[noreturn]] void fail(fr_status status, const std::string& what) { throw Failure(status, what); }
 
-void require(bool fine, const std::string& what) {
-  if (!fine) fail(FR_INVALID_ARGUMENT, what);
+std::string to_text(const char* text) { return text; }
+std::string to_text(int64_t number) { return std::to_string(number); }
+
+// The message is put together only if it is needed: a warm run allocates nothing.
+template <class... Parts>
+void require(bool fine, const Parts&... what) {
+  if (!fine) fail(FR_INVALID_ARGUMENT, (to_text(what) + ...));
 }
 
 // The one table from exceptions to codes.
@@ -119,6 +124,7 @@ struct OpenSession {
   OpenSession(std::shared_ptr<const Plan> plan, int threads, int64_t memory)
       : session(std::move(plan), threads, memory) {}
   Session session;
+  RunReport report;  // of the last run; kept so that the next one need not allocate it
   std::atomic<bool> busy{false};
 };
 
@@ -143,9 +149,9 @@ std::shared_ptr<T> live(Handles<T>& handles, const void* handle, const char* kin
 
 template <class T>
 const T& sized(const T* given, const char* name) {
-  require(given != nullptr, std::string(name) + " is NULL");
-  require(given->struct_size == sizeof(T), std::string(name) + ".struct_size is " + std::to_string(given->struct_size) +
-                                               "; this library wants " + std::to_string(sizeof(T)));
+  require(given != nullptr, name, " is NULL");
+  require(given->struct_size == sizeof(T), name, ".struct_size is ", static_cast<int64_t>(given->struct_size),
+          "; this library wants ", static_cast<int64_t>(sizeof(T)));
   return *given;
 }
 
@@ -173,26 +179,24 @@ struct Extent {
 
 Extent extent_of(const void* data, int64_t row_bytes, int64_t used_bytes, int64_t height, int64_t sample,
                  const char* name) {
-  require(data != nullptr, std::string("image.") + name + " is NULL");
+  require(data != nullptr, "image.", name, " is NULL");
   const uintptr_t begin = reinterpret_cast<uintptr_t>(data);
-  require(begin % static_cast<uintptr_t>(sample) == 0 && row_bytes % sample == 0,
-          std::string("image.") + name + ": rows must be aligned to samples of " + std::to_string(sample) + " bytes");
-  require(row_bytes >= used_bytes, std::string("image.") + name + "_row_bytes is " + std::to_string(row_bytes) +
-                                       ", a row's pixels take " + std::to_string(used_bytes));
+  require(begin % static_cast<uintptr_t>(sample) == 0 && row_bytes % sample == 0, "image.", name,
+          ": rows must be aligned to samples of ", sample, " bytes");
+  require(row_bytes >= used_bytes, "image.", name, "_row_bytes is ", row_bytes, ", a row's pixels take ", used_bytes);
   int64_t bytes = 0;
   uintptr_t end = 0;
   require(!__builtin_mul_overflow(height - 1, row_bytes, &bytes) &&
               !__builtin_add_overflow(bytes, used_bytes, &bytes) && bytes <= kMaxPictureBytes &&
               !__builtin_add_overflow(begin, static_cast<uintptr_t>(bytes), &end),
-          std::string("image.") + name + ": height times row bytes exceeds the address space");
+          "image.", name, ": height times row bytes exceeds the address space");
   return {begin, end};
 }
 
 Picture checked_picture(const fr_image& image) {
-  require(image.type >= FR_U8 && image.type <= FR_F32, "image.type is no fr_pixel: " + std::to_string(image.type));
-  require(image.height >= 1 && image.width >= 1 && image.channels >= 1,
-          "the image is empty: " + std::to_string(image.height) + " x " + std::to_string(image.width) + " x " +
-              std::to_string(image.channels));
+  require(image.type >= FR_U8 && image.type <= FR_F32, "image.type is no fr_pixel: ", image.type);
+  require(image.height >= 1 && image.width >= 1 && image.channels >= 1, "the image is empty: ", image.height, " x ",
+          image.width, " x ", image.channels);
   Picture picture;
   picture.in = image.in;
   picture.out = image.out;
@@ -335,7 +339,8 @@ fr_status fr_session_run(fr_session* session, const fr_image* image, const fr_ru
       ~Release() { busy = false; }
     } release{opened->busy};
     const auto start = std::chrono::steady_clock::now();
-    const RunReport done = opened->session.run(picture, wanted);
+    RunReport& done = opened->report;
+    opened->session.run(picture, wanted, done);
     const std::chrono::duration<double> spent = std::chrono::steady_clock::now() - start;
     if (report != nullptr)
       *report = {sizeof *report, done.non_finite, done.strips, done.band, done.working_bytes, spent.count()};

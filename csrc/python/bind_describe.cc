@@ -59,6 +59,9 @@ py::list plan_steps(const Plan& plan) {
                    "element"_a = step.element == Element::bf16 ? "bfloat16" : "float32", "row_grid"_a = step.row_grid,
                    "margin"_a = margin[n], "halo"_a = added[n]);
     if (node.factor > 1) about["factor"] = node.factor;
+    if (node.op == Op::activate) about["detail"] = curve_name(node.curve.curve);
+    if (node.op == Op::resize) about["detail"] = resize_name(node.mode);
+    if (node.op == Op::pool) about["detail"] = node.pool == Pool::max ? "max" : "average";
     if (!step.convs.empty()) about["conv"] = conv_dict(node, step);
     steps.append(about);
   }

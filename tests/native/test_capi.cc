@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "check.h"
+#include "count_allocations.h"
 #include "engine/plan_file.h"
 #include "include/fastrestore.h"
 #include "plans.h"
@@ -279,10 +280,35 @@ void check_file() {
 
 }  // namespace
 
+void check_nothing_is_allocated() {
+  fr_plan* plan = load(plan_content());
+  fr_session* session = nullptr;
+  fr_session_options two = FR_SESSION_OPTIONS_INIT;
+  two.threads = 2;
+  CHECK(fr_session_create(plan, &two, &session) == FR_OK);
+  Pictures<float> picture(FR_F32);
+  int bands = 0;
+  fr_run_options options = with_sigma(10);
+  options.user = &bands;
+  options.progress = [](double, void* user) { return ++*static_cast<int*>(user) < 0 ? 1 : 0; };
+  fr_report report = FR_REPORT_INIT;
+  CHECK(fr_session_run(session, &picture.image, &options, &report) == FR_OK);
+  const int64_t before = allocations;
+  bool fine = true;  // CHECK itself allocates
+  for (int i = 0; i < 3; ++i) fine = fr_session_run(session, &picture.image, &options, &report) == FR_OK && fine;
+  const int64_t after = allocations;
+  CHECK(fine);
+  CHECK(after == before);
+  CHECK(bands >= 4);
+  CHECK(fr_session_free(session) == FR_OK);
+  CHECK(fr_plan_free(plan) == FR_OK);
+}
+
 int main() {
   check_plan();
   check_session();
   check_run();
+  check_nothing_is_allocated();
   check_progress();
   check_threads();
   check_file();

@@ -3,59 +3,14 @@
 #include <unistd.h>
 
 #include <atomic>
-#include <cerrno>
-#include <cstdlib>
 #include <cstring>
 #include <memory>
-#include <new>
 #include <thread>
 #include <vector>
 
 #include "check.h"
+#include "count_allocations.h"
 #include "engine/session.h"
-
-// Every allocation of the process is counted: malloc's family where no sanitizer has taken its place.
-namespace {
-std::atomic<int64_t> allocations{0};
-}
-
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__) || !defined(__GLIBC__)
-void* operator new(size_t size) {
-  ++allocations;
-  if (void* memory = std::malloc(size)) return memory;
-  throw std::bad_alloc();
-}
-void operator delete(void* memory) noexcept { std::free(memory); }
-void operator delete(void* memory, size_t) noexcept { std::free(memory); }
-#else
-extern "C" {
-void* __libc_malloc(size_t);
-void* __libc_calloc(size_t, size_t);
-void* __libc_realloc(void*, size_t);
-void* __libc_memalign(size_t, size_t);
-void* malloc(size_t size) {
-  ++allocations;
-  return __libc_malloc(size);
-}
-void* calloc(size_t count, size_t size) {
-  ++allocations;
-  return __libc_calloc(count, size);
-}
-void* realloc(void* memory, size_t size) {
-  ++allocations;
-  return __libc_realloc(memory, size);
-}
-void* aligned_alloc(size_t alignment, size_t size) {
-  ++allocations;
-  return __libc_memalign(alignment, size);
-}
-int posix_memalign(void** memory, size_t alignment, size_t size) {
-  ++allocations;
-  *memory = __libc_memalign(alignment, size);
-  return *memory == nullptr ? ENOMEM : 0;
-}
-}
-#endif
 
 namespace fr {
 namespace {
@@ -81,8 +36,7 @@ std::vector<float> noise(int64_t count, float scale) {
   return values;
 }
 
-// Every operator there is: unshuffle, sigma plane, concat, convolutions with residual and stride, transposed
-// convolution, shuffle, add.
+// Every operator there is.
 Graph every_operator() {
   Graph graph;
   const auto conv = [&](int x, ConvSpec spec, int residual = -1) {
@@ -102,7 +56,16 @@ Graph every_operator() {
   up.stride_h = up.stride_w = 2;
   up.pad_top = up.pad_left = 0;
   const int back = graph.conv_transpose2d(conv(body, down), up, noise(32 * 16 * 4, 0.1f), {}, body);
-  const int tail = conv(back, conv_spec(16, 12, 3, Activation::none, Residual::none));
+  const int curved = graph.activate(back, CurveSpec{Curve::gelu, 0.0f, 0.0f, 0.0f});
+  const int scaled = graph.affine(curved, noise(16, 1.0f), noise(16, 0.1f));
+  const int gated = graph.multiply(scaled, back, {0, 16}, {0, 16});
+  ConvSpec window = conv_spec(16, 16, 2, Activation::none, Residual::none);
+  window.stride_h = window.stride_w = 2;
+  window.pad_top = window.pad_left = 0;
+  const int pooled = graph.pool(gated, Pool::max, window, 0);
+  const int large = graph.resize(pooled, Resize::bilinear, true, 2);
+  const ConvSpec last = conv_spec(16, 12, 3, Activation::none, Residual::none);
+  const int tail = graph.conv2d(large, last, noise(16 * 12 * 9, 0.1f), {}, -1, Border::reflect);
   graph.set_output(graph.add(in, graph.pixel_shuffle(tail, 2), 1.0f, -0.5f));
   return graph;
 }
