@@ -70,13 +70,14 @@ void check_json() {
   CHECK_THROWS(json::parse(many + "]"), std::invalid_argument);
 }
 
-std::string digest(const std::string& text, size_t step) {
-  Sha256 sum;
+std::string digest(const std::string& text, size_t step, Isa isa) {
+  Sha256 sum(isa);
   for (size_t i = 0; i < text.size(); i += step) sum.update(text.data() + i, std::min(step, text.size() - i));
   return sum.hex();
 }
 
-void check_sha256() {  // FIPS 180-4's examples
+void check_sha256(Isa isa) {  // FIPS 180-4's examples
+  const auto digest = [isa](const std::string& text, size_t step) { return ::digest(text, step, isa); };
   CHECK(digest("", 1) == "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855");
   CHECK(digest("abc", 3) == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");
   const std::string long_one(1'000'000, 'a');
@@ -165,7 +166,8 @@ void check_graph_limits() {
 
 int main() {
   check_json();
-  check_sha256();
+  check_sha256(Isa::none);
+  check_sha256(cpu_isa());
   check_round_trip(test::small_graph(3));
   check_round_trip(test::shuffled_graph(1));
   check_damage();
