@@ -59,7 +59,7 @@ def test_the_same_bits_after_saving(name, precision, tmp_path):
 
 
 class EveryConvolution(nn.Module):
-    """What the models leave out: groups, dilation, a stride, even kernels, numbers that need all their bits."""
+    """What the models leave out: groups, dilation, strides, even kernels, borders, numbers of many digits."""
 
     config = models.unet.UNetConfig(channels=1)
     multiple_of = 2
@@ -69,12 +69,13 @@ class EveryConvolution(nn.Module):
         self.down = nn.Conv2d(1, 16, (3, 5), stride=2, padding=(1, 2), bias=False)
         self.grouped = nn.Conv2d(16, 16, 3, padding=2, dilation=2, groups=4)
         self.depthwise = nn.Conv2d(16, 16, 3, padding=1, groups=16)
-        self.up = nn.ConvTranspose2d(16, 1, 4, stride=2, padding=1)
+        self.up = nn.ConvTranspose2d(16, 32, 4, stride=2, padding=1, groups=4)
+        self.last = nn.Conv2d(32, 1, 3, padding=1, padding_mode="reflect")
 
     def forward(self, x):
         y = nn.functional.leaky_relu(self.down(x), 0.1)
         z = self.depthwise(torch.relu(self.grouped(y) + y)) * (1 / 3)
-        return self.up(z) * 1e-7 + x * 0.7
+        return self.last(self.up(z)) * 1e-7 + x * 0.7
 
 
 def test_every_attribute_comes_back(tmp_path):
@@ -349,6 +350,50 @@ def test_hostile_nodes(op, change, words, saved, tmp_path):
     node |= change
     put(tmp_path / "m.frp", header, data, document)
     refused(tmp_path / "m.frp", words)
+
+
+@pytest.mark.parametrize(
+    "op, attributes, words",
+    [
+        ("multiply", {"inputs": [0, 0], "parts": [0, 4]}, "two parts"),
+        ("multiply", {"inputs": [0, 0], "parts": [0, 4, 0, 3]}, "different shapes"),
+        ("multiply", {"inputs": [0, 0], "parts": [0, 4, 1, 4]}, "no channels"),
+        ("multiply", {"inputs": [0, 0], "parts": [0, 4, 2**63 - 1, 1]}, "no channels"),
+        ("multiply", {"inputs": [0, 0], "parts": [-1, 2, 0, 2]}, "no channels"),
+        ("multiply", {"inputs": [0, 0], "parts": [0, 0, 0, 0]}, "no channels"),
+        ("concat", {"inputs": [0, 0], "parts": [0, 4]}, "joins"),
+        ("concat", {"inputs": [0], "parts": [0]}, "pairs"),
+        ("concat", {"inputs": [0], "parts": [0, "4"]}, "integers"),
+        ("concat", {"inputs": [0], "parts": None}, "array"),
+        ("resize", {"mode": "lanczos", "enlarge": 0, "factor": 2}, "lanczos"),
+        ("resize", {"mode": "nearest", "enlarge": 2, "factor": 2}, "0 or 1"),
+        ("resize", {"mode": "nearest", "enlarge": True, "factor": 2}, "integer"),
+        ("resize", {"mode": "nearest", "enlarge": 1, "factor": 2}, "larger than the input"),
+        ("resize", {"mode": "nearest", "enlarge": 0, "factor": 0}, "factor"),
+        ("resize", {"mode": "nearest", "enlarge": 0, "factor": 2**62}, "factor"),
+        ("activate", {"curve": "eval", "a": 0.0, "b": 0.0, "c": 0.0, "slope": None}, "eval"),
+        ("activate", {"curve": "clamp", "a": "nan", "b": 0.0, "c": 0.0, "slope": None}, "inf"),
+        ("activate", {"curve": "prelu", "a": 0.0, "b": 0.0, "c": 0.0, "slope": None}, "slope"),
+        ("affine", {"scale": None, "shift": None}, "one scale"),
+        ("pool", {"kernel_h": 0}, "kernel"),
+        ("pool", {"kernel_w": 2**62}, "kernel"),
+        ("pool", {"stride_h": 0, "stride_w": 0}, "stride"),
+        ("pool", {"pad_top": 2}, "padding"),
+        ("pool", {"dilation_h": 2**62}, "dilation"),
+        ("pool", {"divisor": -1}, "divisor"),
+        ("pool", {"kind": "min"}, "min"),
+    ],
+    ids=str,
+)
+def test_hostile_nodes_without_weights(op, attributes, words, saved, tmp_path):
+    node = {"op": op, "inputs": [0]}
+    if op == "pool":
+        node |= {"kind": "max", "kernel_h": 2, "kernel_w": 2, "stride_h": 2, "stride_w": 2, "pad_top": 0, "pad_left": 0}
+        node |= {"dilation_h": 1, "dilation_w": 1, "divisor": 0}
+    graph = {"nodes": [{"op": "input", "inputs": [], "channels": 4}, node | attributes], "output": 0}
+    _, document, _ = parts(saved)
+    put(tmp_path / "m.frp", {}, b"", document | {"graph": graph, "channels": 4, "takes_sigma": False})
+    refused(tmp_path / "m.frp", words, "node 1")
 
 
 def test_hostile_graphs(saved, tmp_path):

@@ -37,7 +37,7 @@ Precision read_precision(const std::string& name) {
 
 std::string checksum_of(const std::string& document, std::vector<NamedTensor> tensors) {
   std::sort(tensors.begin(), tensors.end(), [](const NamedTensor& a, const NamedTensor& b) { return a.name < b.name; });
-  Sha256 sum;
+  Sha256 sum(host_isa());
   sum.update(document.data(), document.size());
   for (const NamedTensor& tensor : tensors) {
     const std::string head =

@@ -72,6 +72,9 @@ class Writer {
     tensors_.push_back({key, shape, reinterpret_cast<const char*>(values.data()), static_cast<int64_t>(values.size())});
     members_.push_back({name, key});
   }
+  void vector(const char* name, const std::vector<float>& values) {  // a tensor of one dimension, or none
+    tensor(name, values, {static_cast<int64_t>(values.size())});
+  }
 
  private:
   size_t node_;
@@ -145,6 +148,11 @@ class Reader {
     require(finite, "tensor " + quoted(*key) + " holds numbers that are not finite");
     shape = tensor.shape;
   }
+  void vector(const char* name, std::vector<float>& values) {
+    std::vector<int64_t> shape{0};
+    tensor(name, values, shape);
+    require(shape.size() == 1, std::string(name) + " must have 1 dimension");
+  }
 
   template <class T>
   const T& get(const char* name, const char* kind) {
@@ -206,17 +214,17 @@ constexpr auto conv_attributes = [](auto& f, auto& node) {
   f.number("slope", spec.slope);
   f.number("scale", spec.scale);
   f.choice("residual", spec.residual, kResiduals);
-  std::vector<int64_t> weight, bias{spec.out_channels};  // shapes
+  std::vector<int64_t> weight;  // its shape
   constexpr bool kReading = std::decay_t<decltype(f)>::kReading;
   if constexpr (!kReading) {
     weight = {spec.out_channels, spec.in_channels / spec.groups, spec.kernel_h, spec.kernel_w};
-    if (transposed) weight = {spec.in_channels, spec.out_channels, spec.kernel_h, spec.kernel_w};
+    if (transposed) weight = {spec.in_channels, spec.out_channels / spec.groups, spec.kernel_h, spec.kernel_w};
   }
   f.tensor("weight", node.weight, weight);
-  f.tensor("bias", node.bias, bias);
+  f.vector("bias", node.bias);
   if constexpr (kReading) {
-    require(weight.size() == 4 && bias.size() == 1, "a weight must have 4 dimensions and a bias 1");
-    spec.out_channels = transposed ? weight[1] : weight[0];
+    require(weight.size() == 4, "a weight must have 4 dimensions");
+    spec.out_channels = transposed ? checked_product(weight[1], spec.groups) : weight[0];
     spec.in_channels = transposed ? weight[0] : checked_product(weight[1], spec.groups);
     spec.kernel_h = weight[2];
     spec.kernel_w = weight[3];
@@ -229,19 +237,16 @@ constexpr auto conv2d_attributes = [](auto& f, auto& node) {
 };
 
 constexpr auto affine_attributes = [](auto& f, auto& node) {
-  std::vector<int64_t> scale{static_cast<int64_t>(node.weight.size())};  // shapes
-  std::vector<int64_t> shift{static_cast<int64_t>(node.bias.size())};
-  f.tensor("scale", node.weight, scale);
-  f.tensor("shift", node.bias, shift);
+  f.vector("scale", node.weight);
+  f.vector("shift", node.bias);
 };
 
 constexpr auto activate_attributes = [](auto& f, auto& node) {
-  std::vector<int64_t> slope{static_cast<int64_t>(node.weight.size())};
   f.choice("curve", node.curve.curve, kCurveNames);
   f.limit("a", node.curve.a);
   f.limit("b", node.curve.b);
   f.limit("c", node.curve.c);
-  f.tensor("slope", node.weight, slope);
+  f.vector("slope", node.weight);
 };
 
 constexpr auto pool_attributes = [](auto& f, auto& node) {
@@ -334,7 +339,9 @@ void read_node(const json::Value& value, TensorTable& tensors, Graph& graph) {
   }
   format.read(reader, node);
   reader.finish();
-  format.build(graph, node);
+  // A method may put a node of its own before; a graph that was written has it already.
+  const int number = static_cast<int>(graph.nodes().size());
+  require(format.build(graph, node) == number, "it needs a copy of its input, which must be a node of its own");
 }
 
 }  // namespace

@@ -147,7 +147,7 @@ int fuzz(double seconds) {
   std::vector<std::string> seeds;
   for (Precision precision : {Precision::float32, Precision::bfloat16})
     for (int64_t channels : {1, 3})
-      for (const Graph& graph : {test::small_graph(channels), test::shuffled_graph(channels)})
+      for (const Graph& graph : test::all_graphs(channels))
         seeds.push_back(write_plan_file(graph, precision, json::Object{{"name", "fuzz"}}));
   const auto data_bytes = [](const std::string& content) {
     uint64_t header;

@@ -1,6 +1,7 @@
 // Small graphs for tests: together they hold every operator.
 #pragma once
 #include <cmath>
+#include <limits>
 #include <vector>
 
 #include "graph/graph.h"
@@ -57,6 +58,35 @@ inline Graph shuffled_graph(int64_t channels) {
   const int narrow = graph.conv2d(wide, second, weights(16 * 4 * channels * 9), weights(4 * channels), small);
   graph.set_output(graph.pixel_shuffle(narrow, 2));
   return graph;
+}
+
+// Every other operator: borders, products, pooling, curves, resizing, grouped transposed convolution.
+inline Graph varied_graph(int64_t channels) {
+  Graph graph;
+  const int input = graph.input(channels);
+  const int reflected =
+      graph.conv2d(input, conv_spec(channels, 4, 3, 1, 1), weights(4 * channels * 9), weights(4), -1, Border::reflect);
+  const int clamped = graph.conv2d(input, conv_spec(channels, 4, 5, 1, 2), weights(4 * channels * 25), {}, -1,
+                                   Border::clamp);  // and a copy of the input, which has another margin
+  const int gate = graph.activate(graph.affine(reflected, weights(4), weights(4)), {Curve::sigmoid});
+  const int product = graph.multiply(clamped, gate, {0, 4}, {1, 1});
+  const int bent = graph.activate(product, {Curve::prelu}, weights(4));
+  const int limited = graph.activate(bent, {Curve::clamp, -std::numeric_limits<float>::infinity(), 0.5f});
+  const int most = graph.pool(limited, Pool::max, conv_spec(0, 0, 2, 2, 0), 0);
+  const int mean = graph.pool(limited, Pool::average, conv_spec(0, 0, 3, 2, 1), 9);
+  const int both = graph.concat({most, mean}, {{1, 3}, {0, 1}});
+  ConvSpec grouped = conv_spec(4, 4, 2, 2, 0);
+  grouped.groups = 2;
+  const int up = graph.conv_transpose2d(both, grouped, weights(4 * 2 * 4), {});
+  int sum = graph.add(up, graph.resize(most, Resize::bilinear, true, 2), 1.0f, 0.5f);
+  sum =
+      graph.add(sum, graph.resize(graph.resize(sum, Resize::bicubic, false, 2), Resize::nearest_exact, true, 2), 1, 1);
+  graph.set_output(graph.conv2d(sum, conv_spec(4, channels, 1, 1, 0), weights(4 * channels), weights(channels)));
+  return graph;
+}
+
+inline std::vector<Graph> all_graphs(int64_t channels) {
+  return {small_graph(channels), shuffled_graph(channels), varied_graph(channels)};
 }
 
 }  // namespace fr::test
