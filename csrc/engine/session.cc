@@ -15,7 +15,8 @@ namespace {
 double now() { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
 
 constexpr int64_t kPartsPerThread = 3;            // pieces of a band, so that an interrupted thread costs little
-constexpr int64_t kFewestColumns = 96;            // of a piece: a block of 24 Winograd tiles
+constexpr int64_t kFewestColumns = 96;            // of a piece, where rows can be divided instead
+constexpr int64_t kColumnGrid = 16;               // of pieces: 4 Winograd tiles, a tile of AMX
 constexpr int64_t kFloatsWorthAThread = 1 << 14;  // below this, waking a thread costs more than it helps
 constexpr int64_t kMaxSide = 1 << 24;             // of a picture: no product of sizes comes near 63 bits
 
@@ -391,20 +392,25 @@ void Session::transpose_convolve(const Strip& strip, size_t n, int64_t begin, in
     }
 }
 
-// Divides a band among the threads by rows (in multiples of row_grid) and, when those are few, by columns.
+// Divides a band among the threads by columns, and by rows (in multiples of row_grid) where these are too few: a
+// column's rows stay with one core from layer to layer. Pieces of a thread are equal, several if they are large.
 void Session::run_bands(const PackedConv& conv, const ConvBand& whole, int64_t row_grid) {
   if (threads_ == 1) {
     conv.run(conv, whole, workspace(0));
     return;
   }
-  const int64_t parts = threads_ * kPartsPerThread;
-  const int64_t row_units = ceil_div(whole.rows, row_grid);
-  const int64_t rows = ceil_div(row_units, std::min(parts, row_units)) * row_grid;
-  const int64_t row_parts = ceil_div(whole.rows, rows);
-  const int64_t width = whole.x_end - whole.x_begin;
-  const int64_t columns =
-      std::max(kFewestColumns, round_up(ceil_div(width, ceil_div(parts, row_parts)), kFewestColumns));
-  const int64_t column_parts = ceil_div(width, columns);
+  const int64_t width = whole.x_end - whole.x_begin, row_units = ceil_div(whole.rows, row_grid);
+  const int64_t across = std::max<int64_t>(1, width / kFewestColumns);  // pieces that a row could be cut into
+  const int64_t each = std::clamp<int64_t>(across / threads_, 1, kPartsPerThread);
+  int64_t column_parts = each * threads_, row_parts = 1;
+  if (across < threads_) {
+    row_parts = std::min(row_units, ceil_div(threads_, across));
+    column_parts = ceil_div(threads_, row_parts);
+  }
+  const int64_t rows = ceil_div(row_units, row_parts) * row_grid;
+  row_parts = ceil_div(whole.rows, rows);
+  const int64_t columns = round_up(ceil_div(width, column_parts), kColumnGrid);
+  column_parts = ceil_div(width, columns);
   parallel_for(row_parts * column_parts, threads_, [&](int64_t i, int thread) {
     const int64_t y = i / column_parts * rows, x = whole.x_begin + i % column_parts * columns;
     ConvBand band = whole;
