@@ -74,9 +74,16 @@ Precision parse_precision(const std::string& name) {
 }
 
 Plan::Plan(Graph graph, Precision precision, Isa isa)
-    : graph_(std::move(graph)), precision_(precision), isa_(isa), steps_(graph_.nodes().size()) {
+    : graph_(std::move(graph)),
+      precision_(precision),
+      isa_(isa),
+      steps_(graph_.nodes().size()),
+      consumers_(steps_.size()) {
   if (graph_.output() < 0) throw std::invalid_argument("plan: the graph has no output");
   if (precision == Precision::bfloat16) choose_elements();
+  for (size_t n = 0; n < steps_.size(); ++n)
+    for (size_t i = 0; i < graph_.nodes()[n].inputs.size(); ++i)
+      consumers_[static_cast<size_t>(graph_.nodes()[n].inputs[i])].push_back({n, i});
   grid_ = graph_.multiple_of();
   std::vector<bool> vector_pitch(steps_.size(), false);  // whether a pixel is padded to whole vectors of channels
   for (size_t n = 0; n < steps_.size(); ++n) {

@@ -29,6 +29,11 @@ struct Step {
   std::vector<ResizeTaps> taps;  // resize: of each phase
 };
 
+// Who reads a node, and as which of its inputs.
+struct Consumer {
+  size_t node, which;
+};
+
 // The row operators' kernels for the plan's instruction set.
 struct RowKernels {
   ActivationFn* activate;
@@ -53,6 +58,7 @@ class Plan {
   static constexpr int64_t kPieceColumns = 64;
   bool needs_scratch(size_t n) const;  // whether a row operator reads or writes bfloat16
   int64_t packed_bytes() const;
+  const std::vector<Consumer>& consumers(size_t n) const { return consumers_[n]; }  // in the order of nodes
   const RowKernels& row_kernels() const { return row_kernels_; }
 
  private:
@@ -62,6 +68,7 @@ class Plan {
   Precision precision_;
   Isa isa_;
   std::vector<Step> steps_;
+  std::vector<std::vector<Consumer>> consumers_;
   RowKernels row_kernels_;
   int64_t grid_ = 1;
   int64_t workspace_floats_ = 0;

@@ -53,7 +53,16 @@ void Session::prepare(int64_t height, int64_t width) {
   // Padding channels are multiplied by zero weights: they may hold anything but NaN.
   std::memset(arena_.data(), 0, static_cast<size_t>(layout_.arena_bytes));
   int64_t most = 0;  // rows that one step of any node reads
-  for (size_t n = 0; n < plan_->size(); ++n) most = std::max(most, layout_.ring_rows[n]);
+  places_.resize(plan_->size());
+  for (size_t n = 0; n < plan_->size(); ++n) {
+    most = std::max(most, layout_.held[n].all);
+    places_[n].assign(static_cast<size_t>(layout_.held[n].all), layout_.ring_offset[n]);
+    if (!rows_may_pass(*plan_, n))
+      for (int64_t i = 0; i < layout_.held[n].all; ++i) places_[n][static_cast<size_t>(i)] += i * layout_.row_bytes[n];
+  }
+  kept_.reserve(plan_->size());
+  rows_.reserve(plan_->size());
+  after_.reserve(plan_->size());
   in_pointers_.reserve(static_cast<size_t>(2 * most + 256));
   residual_pointers_.reserve(static_cast<size_t>(most));
   out_pointers_.reserve(static_cast<size_t>(most));
@@ -100,12 +109,15 @@ void Session::run_strip(const Strip& strip, const Picture& picture, const RunOpt
   const size_t output = static_cast<size_t>(plan_->graph().output());
   std::vector<int64_t>& rows = rows_;
   rows.assign(plan_->size(), 0);
+  kept_.assign(plan_->size(), 0);
   for (size_t n = 0; n < plan_->size(); ++n)
     if (plan_->node(n).op == Op::sigma_plane)
       std::fill_n(reinterpret_cast<float*>(row(n, 0)), strip.columns[n].size() * plan_->step(n).pitch,
                   options.sigma.value_or(0.0f) * plan_->node(n).sigma_scale);
   while (rows[output] < layout_.height) {
     const int64_t written = rows[output];
+    after_ = rows;
+    for (size_t n = 0; n < plan_->size(); ++n) after_[n] = next_rows(*plan_, n, after_, layout_.height, layout_.band);
     double last = now();
     const auto spent_in = [&](size_t n) {
       const double time = now();
@@ -113,8 +125,9 @@ void Session::run_strip(const Strip& strip, const Picture& picture, const RunOpt
       last = time;
     };
     for (size_t n = 0; n < plan_->size(); ++n) {
-      const int64_t next = next_rows(*plan_, n, rows, layout_.height, layout_.band);
+      const int64_t next = after_[n];
       if (next == rows[n]) continue;
+      if (rows_may_pass(*plan_, n)) place_rows(n, rows[n], next);
       if (plan_->node(n).op == Op::input)
         read_rows(strip, picture, rows[n], next);
       else
@@ -132,9 +145,18 @@ void Session::run_strip(const Strip& strip, const Picture& picture, const RunOpt
   }
 }
 
+// Gives the new rows [begin, end) their places: among the passing ones, or in the ring if a later round needs them.
+void Session::place_rows(size_t n, int64_t begin, int64_t end) {
+  const int64_t kept_from = first_row_kept(*plan_, n, after_, layout_.height), bytes = layout_.row_bytes[n];
+  for (int64_t y = begin; y < end; ++y)
+    places_[n][static_cast<size_t>(y % layout_.held[n].all)] =
+        y < kept_from ? layout_.passing_offset[n] + (y - begin) * bytes
+                      : layout_.ring_offset[n] + kept_[n]++ % layout_.held[n].kept * bytes;
+}
+
 char* Session::row(size_t n, int64_t y) {
   const Step& step = plan_->step(n);
-  return arena_.data() + layout_.ring_offset[n] + y % layout_.ring_rows[n] * layout_.ring_row_bytes[n] +
+  return arena_.data() + places_[n][static_cast<size_t>(y % layout_.held[n].all)] +
          step.margin * step.pitch * element_bytes(step.element);
 }
 
@@ -145,8 +167,8 @@ float* Session::workspace(int thread) {
 FloatRows Session::float_rows(const Strip& strip, size_t n) {
   FloatRows view;
   view.base = row(n, 0);
-  view.rows = layout_.ring_rows[n];
-  view.row_bytes = layout_.ring_row_bytes[n];
+  view.rows = layout_.held[n].all;
+  view.row_bytes = layout_.row_bytes[n];
   view.columns = strip.columns[n];
   view.pitch = plan_->step(n).pitch;
   view.height = layout_.height / plan_->node(n).stride;
