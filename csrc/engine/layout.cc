@@ -26,6 +26,12 @@ int64_t preferred_band(const Plan& plan, int64_t width, int threads) {
 
 int64_t node_height(const Plan& plan, size_t n, int64_t height) { return height / plan.node(n).stride; }
 
+// The rows that belong to complete blocks of the node's grid.
+int64_t whole_blocks(const Plan& plan, size_t n, int64_t rows, int64_t height) {
+  const int64_t all = node_height(plan, n, height), grid = plan.step(n).row_grid, shift = plan.step(n).row_shift;
+  return rows >= all ? all : std::max<int64_t>(0, (rows + shift) / grid * grid - shift);
+}
+
 // The lowest and highest input offset of a transposed convolution's phases.
 Interval transposed_offsets(const ConvSpec& spec, Axis axis) {
   Interval range;
@@ -166,7 +172,7 @@ MemoryBudgetExceeded::MemoryBudgetExceeded(int64_t budget, int64_t needed_bytes)
                          std::to_string(needed_bytes) + " bytes for pictures of this size"),
       needed(needed_bytes) {}
 
-int64_t rows_ready(const Plan& plan, size_t n, const std::vector<int64_t>& rows, int64_t height) {
+int64_t rows_possible(const Plan& plan, size_t n, const std::vector<int64_t>& rows, int64_t height) {
   const Node& node = plan.node(n);
   const int64_t all = node_height(plan, n, height);
   if (node.op == Op::input || node.op == Op::sigma_plane) return all;
@@ -208,14 +214,18 @@ int64_t rows_ready(const Plan& plan, size_t n, const std::vector<int64_t>& rows,
       }
     ready = std::min(ready, std::max<int64_t>(possible, 0));
   }
-  const int64_t grid = plan.step(n).row_grid;
-  return ready < all ? ready / grid * grid : all;
+  return ready;
+}
+
+int64_t rows_ready(const Plan& plan, size_t n, const std::vector<int64_t>& rows, int64_t height) {
+  return whole_blocks(plan, n, rows_possible(plan, n, rows, height), height);
 }
 
 int64_t next_rows(const Plan& plan, size_t n, const std::vector<int64_t>& rows, int64_t height, int64_t band) {
   const int64_t ready = rows_ready(plan, n, rows, height);
   if (plan.node(n).op == Op::sigma_plane) return ready;  // its one row serves for all
-  return std::max(rows[n], std::min(ready, rows[n] + band / plan.node(n).stride));
+  const int64_t share = whole_blocks(plan, n, rows[n] + band / plan.node(n).stride, height);
+  return std::max(rows[n], std::min(ready, share));
 }
 
 int64_t first_row_needed(const Plan& plan, size_t n, size_t which, int64_t done, int64_t height) {

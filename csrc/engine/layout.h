@@ -49,6 +49,9 @@ struct Layout {
 // How many rows of node n can be complete, given those of its inputs (`rows`, by node).
 int64_t rows_ready(const Plan& plan, size_t n, const std::vector<int64_t>& rows, int64_t height);
 
+// The same where rows need not be produced in blocks of the node's grid.
+int64_t rows_possible(const Plan& plan, size_t n, const std::vector<int64_t>& rows, int64_t height);
+
 // Rows complete after the next step: what is ready, but no more than a band's share, so that no ring overflows
 // when the last rows of the picture set all nodes free at once.
 int64_t next_rows(const Plan& plan, size_t n, const std::vector<int64_t>& rows, int64_t height, int64_t band);

@@ -4,6 +4,8 @@
 #include <numeric>
 #include <stdexcept>
 
+#include "engine/layout.h"
+
 namespace fr {
 namespace {
 
@@ -142,7 +144,20 @@ Plan::Plan(Graph graph, Precision precision, Isa isa)
                 most_needed(node, i, kPieceColumns, Axis::columns) * steps_[static_cast<size_t>(node.inputs[i])].pitch;
     workspace_floats_ = std::max(workspace_floats_, floats);
   }
+  shift_row_grids();
   row_kernels_ = {get_activation(isa), &get_arithmetic(isa), get_pool(isa), get_resize(isa)};
+}
+
+// Every node's lag, when the picture has been read down to a row far from its edges that all grids share.
+void Plan::shift_row_grids() {
+  const int64_t far = 1000 * grid_;
+  std::vector<int64_t> rows(steps_.size(), 0);
+  for (size_t n = 0; n < steps_.size(); ++n) {
+    const Node& node = graph_.nodes()[n];
+    rows[n] = node.op == Op::input ? far : rows_possible(*this, n, rows, 2 * far);
+    const int64_t lag = std::max<int64_t>(0, far / node.stride - rows[n]);
+    if (node.op == Op::conv2d) steps_[n].row_shift = lag % steps_[n].row_grid;
+  }
 }
 
 // bfloat16 is for what convolutions read. The picture, the result and what leads to it without another convolution

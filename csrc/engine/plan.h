@@ -18,8 +18,11 @@ Precision parse_precision(const std::string& name);  // throws std::invalid_argu
 struct Step {
   // conv2d: one convolution. conv_transpose2d: one for each phase, row by row of the stride x stride grid.
   std::vector<PackedConv> convs;
-  int64_t row_grid = 1;  // rows are produced in multiples of this, counted from the image's top, or to its end
-  int64_t pitch = 0;     // values from pixel to pixel
+  // Rows are produced in blocks of row_grid, the first of which begins row_shift rows above the image, or to its end.
+  // Winograd blocks are shifted by as many rows as their input lags behind the picture, so that they never wait for
+  // three rows more: rings hold 6 rows of a layer instead of 10.
+  int64_t row_grid = 1, row_shift = 0;
+  int64_t pitch = 0;  // values from pixel to pixel
   Element element = Element::f32;
   // Columns kept on each side of the image, filled as `border` says, for the convolutions that read this node so.
   int64_t margin = 0;
@@ -63,6 +66,7 @@ class Plan {
 
  private:
   void choose_elements();
+  void shift_row_grids();
 
   Graph graph_;
   Precision precision_;

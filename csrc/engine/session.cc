@@ -330,6 +330,8 @@ void Session::convolve(const Strip& strip, size_t n, int64_t begin, int64_t end)
   const Step& step = plan_->step(n);
   const size_t input = static_cast<size_t>(node.inputs[0]);
   const Interval columns = strip.columns[n];
+  const int64_t top = begin;
+  if (begin == 0) begin = -step.row_shift;
   const int64_t count = round_up(end - begin, step.row_grid);
   ConvBand band;
   const Interval in_columns = strip.columns[input];
@@ -355,13 +357,13 @@ void Session::convolve(const Strip& strip, size_t n, int64_t begin, int64_t end)
   band.out_element = step.element;
   out_pointers_.clear();
   residual_pointers_.clear();
-  for (int64_t y = begin; y < end; ++y) out_pointers_.push_back(row(n, y));
+  for (int64_t y = begin; y < end; ++y) out_pointers_.push_back(y < top ? nullptr : row(n, y));
   band.out = out_pointers_.data();
   band.out_begin = columns.begin;
   band.out_pitch = step.pitch;
   if (node.inputs.size() > 1) {
     const size_t residual = static_cast<size_t>(node.inputs[1]);
-    for (int64_t y = begin; y < end; ++y) residual_pointers_.push_back(row(residual, y));
+    for (int64_t y = begin; y < end; ++y) residual_pointers_.push_back(y < top ? nullptr : row(residual, y));
     band.residual = residual_pointers_.data();
     band.residual_begin = strip.columns[residual].begin;
     band.residual_pitch = plan_->step(residual).pitch;
