@@ -69,6 +69,42 @@ def test_matches_eager_float64(plans, name, size):
     assert np.abs(exact - image).max() > 1e-2  # else the test would prove nothing
 
 
+@pytest.mark.parametrize("name", ["dncnn", "unet"])
+def test_every_size(name):
+    """All sizes from 1 x 1 to 67 x 67 where a padded grid does not make them equal, else those along three lines."""
+    if name == "dncnn":
+        torch.manual_seed(0)
+        model = models.create("dncnn", depth=3, width=16).eval()
+        sizes = [(height, width) for height in range(1, 68) for width in range(1, 68)]
+    else:
+        model = small_model(name)
+        sizes = [size for side in range(1, 68) for size in ((side, side), (side, 33), (34, side))]
+    session = engine.compile(model).session(threads=1)
+    exactly = copy.deepcopy(model).double()
+    whole = picture(67, 67)
+    arguments = (SIGMA,) if model.takes_sigma else ()
+    for height, width in sizes:
+        image = np.ascontiguousarray(whole[:height, :width])
+        actual = session.run(image, sigma=sigma_of(model), clip=False)
+        x = torch.from_numpy(image).permute(2, 0, 1)[None].double()
+        exact = exactly(x, *arguments).detach()[0].permute(1, 2, 0).numpy()
+        assert np.abs(actual - exact).max() <= 1e-5 * max(1.0, np.abs(exact).max()), (height, width)
+
+
+def test_rows_far_apart(plans):
+    """Rows a GiB apart, so that the picture spans more than 2^31 values; only the pages of its rows are touched."""
+    step, image = 2**30, (picture(3, 40) * 255).astype(np.uint8)
+    try:
+        memory = [np.empty(2 * step + 4096, np.uint8) for _ in range(2)]
+    except MemoryError:
+        pytest.skip("this machine refuses 4 GiB of untouched memory")
+    views = [np.lib.stride_tricks.as_strided(block, image.shape, (step, 3, 1)) for block in memory]
+    views[0][:] = image
+    expected = plans["dncnn"].session().run(image)
+    plans["dncnn"].session().run(views[0], out=views[1])
+    np.testing.assert_array_equal(views[1], expected)
+
+
 @pytest.mark.parametrize("name", SMALL)
 def test_same_bits_for_every_cut(plans, name):
     image, model = picture(150, 333), small_model(name)
