@@ -25,7 +25,7 @@ class DMPHN(nn.Module):
     """forward(x) -> restored x.  x: [N, C, H, W] in [0, 1].
 
     The patches are shares of the picture, and each is convolved with zeros around it.  The result therefore depends
-    on the picture's size: no halo, and no plan, whose operators must not know the size (`aten.slice` of rows).  The
+    on the picture's size: no halo, and no plan, whose operators must not know the size (`aten.chunk` of rows).  The
     authors give no padding; sides that are no multiples get their last row and column repeated.
     """
 

@@ -33,8 +33,9 @@ class NAFNet(nn.Module):
 
     Sides are padded with zeros at the bottom and right, as published.  The channel attention's mean is over the whole
     picture; with `local`, three dozen windows in a row reach further than any tile.  So there is no halo.  No plan
-    expresses the layer norm (`aten.layer_norm`) or the mean (`aten.adaptive_avg_pool2d`).  Trained weights need no
-    change between training and test but `local`; dropout, which no published weights were trained with, is left out.
+    expresses the layer norm (`aten.permute` and `aten.layer_norm`) or the mean (`aten.adaptive_avg_pool2d`).  Trained
+    weights need no change between training and test but `local`; dropout, which no published weights were trained with,
+    is left out.
     """
 
     Config = NAFNetConfig

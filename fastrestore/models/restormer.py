@@ -32,9 +32,10 @@ class Restormer(nn.Module):
     """forward(x) -> restored x.  x: [N, C, H, W] in [0, 1].
 
     Sides are padded by reflection at the bottom and right, as the authors' tests do.  The attention compares channels
-    over the whole picture: no halo.  No plan expresses the layer norm (`aten.layer_norm`, or `aten.var` without bias)
-    nor the attention (`aten.matmul`, `aten.softmax`).  Training and test run the same network; the published training
-    goes on to ever larger patches.  The variant for two pictures of a dual-pixel sensor is not covered.
+    over the whole picture: no halo.  No plan expresses the layer norm (`aten.permute` and `aten.layer_norm`, or
+    `aten.var` without bias) nor the attention (`aten.matmul`, `aten.softmax`).  Training and test run the same network;
+    the published training goes on to ever larger patches.  The variant for two pictures of a dual-pixel sensor is not
+    covered.
     """
 
     Config = RestormerConfig

@@ -28,8 +28,8 @@ class SCUNet(nn.Module):
 
     Sides are padded to whole windows of the coarsest level by repetition at the bottom and right, as the authors' code
     says.  Attention stays in its windows, whose grid begins at the picture's origin, so the halo is finite, if large.
-    No plan expresses the layer norm (`aten.layer_norm`), the perceptrons (`aten.linear`) nor the attention
-    (`aten.roll`, `aten.scaled_dot_product_attention`).  Training and test run the same network.
+    No plan expresses the layer norm (`aten.permute` and `aten.layer_norm`), the perceptrons (`aten.linear`) nor the
+    attention (`aten.roll`, `aten.scaled_dot_product_attention`).  Training and test run the same network.
     """
 
     Config = SCUNetConfig
