@@ -67,10 +67,20 @@ def test_swinir_tables_that_follow_from_the_configuration_are_left_out(tmp_path)
                 state[f"{path}.attn_mask"] = torch.zeros(4, 16, 16)
     torch.save({"params": state}, tmp_path / "w.pth")
     assert convert(tmp_path / "w.pth", "swinir").config.window == 4
+    save_file(state, tmp_path / "w.safetensors")
+    assert convert(tmp_path / "w.safetensors", "swinir").config.window == 4
     state["attn_mask"] = torch.zeros(4, 16, 16)
     torch.save(state, tmp_path / "w.pth")
     with pytest.raises(ModelError, match="no tensor 'attn_mask'"):
         convert(tmp_path / "w.pth", "swinir")
+
+
+def test_other_integers_are_refused(tmp_path):
+    state = dict(state_of("dncnn"))
+    state["model.2.bias"] = torch.ones(6, dtype=torch.int64)
+    save_file(state, tmp_path / "w.safetensors")
+    with pytest.raises(ModelError, match=r"model\.2\.bias' holds torch\.int64"):
+        convert(tmp_path / "w.safetensors", "dncnn")
 
 
 def test_swinir_of_windows_of_7_works_on_0_to_255(tmp_path):

@@ -25,7 +25,7 @@ class RestormerConfig:
     refinement_blocks: int = 4
     heads: tuple[int, int, int, int] = (1, 2, 4, 8)  # of the levels
     expansion: int = 266  # hidden channels of the feed-forward network for each 100 of its block
-    norm_bias: bool = True  # layer norm with mean and bias; without, for denoising: a darker picture is only darker
+    norm_bias: bool = True  # whether the layer norm takes the mean off and adds a bias; not for denoising
 
 
 class Restormer(nn.Module):

