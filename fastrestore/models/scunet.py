@@ -13,6 +13,8 @@ from torch import Tensor, nn
 
 from fastrestore.layers import conv2d, conv_transpose2d, pad_to_multiple, reach, window_attention
 
+MOST_WINDOW = 64  # its bias grows with the square
+
 
 @dataclass(frozen=True)
 class SCUNetConfig:
@@ -40,6 +42,8 @@ class SCUNet(nn.Module):
         super().__init__()
         if len(config.blocks) != 7:
             raise ValueError(f"blocks must be seven numbers, got {len(config.blocks)}")
+        if config.window > MOST_WINDOW:
+            raise ValueError(f"window must be at most {MOST_WINDOW}, got {config.window}")
         widths = [config.width * 2**level for level in range(4)]
         w1, w2, w3, w4 = widths
         self.config = config

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from fastrestore.layers import conv2d, pad_to_multiple, reach, window_attention
 
 MEAN = (0.4488, 0.4371, 0.4040)  # of the training set DIV2K's colours
+MOST_WINDOW = 64  # its bias grows with the square
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,8 @@ class SwinIR(nn.Module):
         super().__init__()
         if len(config.heads) != len(config.blocks):
             raise ValueError(f"{len(config.blocks)} groups of blocks, but heads for {len(config.heads)}")
+        if config.window > MOST_WINDOW:
+            raise ValueError(f"window must be at most {MOST_WINDOW}, got {config.window}")
         width = config.width
         self.config = config
         self.multiple_of = config.window

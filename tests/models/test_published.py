@@ -324,6 +324,8 @@ def test_variants_are_named():
         ("restormer", {"heads": (1, 2, 4, 5)}, "384 channels cannot be divided among 5 heads"),
         ("scunet", {"blocks": (4, 4, 4)}, "seven"),
         ("scunet", {"width": 48}, "half of 48 channels"),
+        ("scunet", {"window": 65}, "window must be at most 64"),
+        ("swinir", {"window": 65}, "window must be at most 64"),
         ("swinir", {"heads": (6, 6)}, "6 groups"),
         ("swinir", {"heads": (6, 6, 6, 6, 6, 7)}, "among 7 heads"),
     ],
