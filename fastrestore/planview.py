@@ -34,6 +34,7 @@ def describe(
         step["fused"] = _fused(step)
         step["height"], step["width"] = layout["height"] // step["stride"], layout["width"] // step["stride"]
         step["ring_rows"] = layout["ring_rows"][number]
+        step["passing_rows"] = layout["passing_rows"][number]
         step["ring_bytes"] = layout["ring_rows"][number] * layout["ring_row_bytes"][number]
         step["recomputed"] = round(
             layout["columns"][number] / step["width"] - 1, 4
@@ -63,6 +64,7 @@ def describe(
         "band": layout["band"],
         "working_bytes": layout["working_bytes"],
         "workspace_bytes": layout["workspace_bytes"] * threads,
+        "passing_bytes": layout["passing_bytes"],
         "fma_gflops": round(multiply_adds / 1e9, 1),
         "copy_gbytes": round(copied / 1e9, 1),
         "flops": sum(step["flops"] for step in steps),
@@ -96,7 +98,7 @@ def text(about: dict[str, Any]) -> str:
         f"halo {about['halo']} pixels, sides padded to multiples of {about['multiple_of']}"
         + (", takes sigma" if about["takes_sigma"] else ""),
         f"weights {about['packed_bytes'] / mib:.1f} MiB packed; working memory {about['working_bytes'] / mib:.1f} MiB, "
-        f"{about['workspace_bytes'] / mib:.1f} of them scratch",
+        f"{about['passing_bytes'] / mib:.1f} of them rows in passing, {about['workspace_bytes'] / mib:.1f} scratch",
         f"{about['strips']} strip(s), bands of {about['band']} rows",
         f"{about['flops'] / 1e9:.1f} GFLOP, {about['overlap_flops'] / 1e9:.1f} of them again where strips overlap",
         f"estimates from {about['fma_gflops']} GFLOP/s of multiply-adds, {about['copy_gbytes']} GB/s of cached copies",
@@ -217,7 +219,7 @@ def svg(about: dict[str, Any], title: str) -> str:
         out.append(f'<rect x="{columns["time"]}" y="{y - 7}" width="{length:.1f}" height="14" fill="#6a9bd1"/>')
         share = f"{100 * taken / whole:.1f} %, {_number(taken)} ms"
         out.append(_text(columns["time"] + length + 5, y + 4, share, size=11))
-    foot = "Each ring holds only the rows that a later step still needs; an arc is a result used again further down."
+    foot = "Each ring keeps only the rows that a later band still needs; an arc is a result used again further down."
     out.append(_text(20, height - 14, foot, colour="#5b6b7a", size=11))
     return "\n".join([*out, "</svg>"]) + "\n"
 

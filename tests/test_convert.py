@@ -210,7 +210,7 @@ def test_files_that_cannot_be_converted(tmp_path):
     with pytest.raises(ModelError, match="cannot convert"):
         convert(tmp_path / "w.exe", "dncnn")
     for suffix in (".pth", ".safetensors", ".mat"):
-        for content in (b"", b"MATLAB 5.0 MAT-file", os.urandom(1000)):
+        for content in (b"", b"MATLAB 5.0 MAT-file", b"a.", os.urandom(1000)):
             (tmp_path / f"w{suffix}").write_bytes(content)
             with pytest.raises(ModelError, match="w\\" + suffix):
                 convert(tmp_path / f"w{suffix}", "dncnn")

@@ -205,9 +205,9 @@ assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
 
 def test_progress_and_cancel(plans):
-    image = picture(200, 64)
+    image = picture(400, 64)
     shares: list[float] = []
-    session = plans["dncnn"].session(memory="2MiB")
+    session = plans["dncnn"].session(memory="1MiB")
     session.run(image, progress=shares.append)
     assert shares == sorted(shares) and shares[-1] == 1.0 and len(shares) > 3
 

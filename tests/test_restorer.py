@@ -301,3 +301,13 @@ def test_import_is_quick_and_public_names_resolve():
     assert callable(fr.models)
     with pytest.raises(AttributeError, match="nothing_such"):
         _ = fr.nothing_such
+
+
+def test_bfloat16_is_close_to_float32():
+    noisy = np.random.default_rng(3).random((61, 83, 3), dtype=np.float32)
+    exact = fr.Restorer("denoise-cnn", precision="float32")(noisy, sigma=25)
+    restorer = fr.Restorer("denoise-cnn", precision="bfloat16")
+    assert restorer.info["precision"] == "bfloat16"
+    assert fr.metrics.psnr(restorer(noisy, sigma=25), exact) > 50  # below that a precision is not offered
+    with pytest.raises(ValueError, match="float8"):
+        fr.Restorer("denoise-cnn", precision="float8")

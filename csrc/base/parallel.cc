@@ -6,6 +6,8 @@
 
 #include <algorithm>
 #include <atomic>
+#include <bitset>
+#include <chrono>
 #include <condition_variable>
 #include <exception>
 #include <memory>
@@ -17,9 +19,13 @@
 namespace fr {
 namespace {
 
-// How long a worker looks for new work before it sleeps. Layers follow one another within microseconds; a
-// wake-up through the kernel costs about ten.
-constexpr int kSpins = 2000;
+// How long a worker looks for new work before it sleeps. Layers follow one another within microseconds, an uneven
+// layer's last piece takes some hundreds; a wake-up through the kernel costs tens.
+constexpr std::chrono::microseconds kLookingTime{500};
+constexpr int kLooks = 64;  // between two readings of the clock
+
+constexpr int kMostThreads = 1024;
+constexpr int64_t kMostIndices = int64_t{1} << 31;  // of a loop: a share packs two of them
 
 void relax() {
 #if FR_X86
@@ -27,24 +33,85 @@ void relax() {
 #endif
 }
 
+// Looks for `found` until it is true or the time is over.
+template <class Found>
+bool look_for(const Found& found) {
+  const auto end = std::chrono::steady_clock::now() + kLookingTime;
+  do {
+    for (int look = 0; look < kLooks; ++look) {
+      if (found()) return true;
+      relax();
+    }
+  } while (std::chrono::steady_clock::now() < end);
+  return false;
+}
+
+// The indices [begin, end) that a thread has still to do: it takes them from the front, others from the back.
+class Share {
+ public:
+  void set(int64_t begin, int64_t end) { range_.store(pack(begin, end), std::memory_order_relaxed); }
+
+  int64_t take_first() {
+    uint64_t range = range_.load();
+    while (begin_of(range) < end_of(range))
+      if (range_.compare_exchange_weak(range, pack(begin_of(range) + 1, end_of(range)))) return begin_of(range);
+    return -1;
+  }
+
+  int64_t take_last() {
+    uint64_t range = range_.load();
+    while (begin_of(range) < end_of(range))
+      if (range_.compare_exchange_weak(range, pack(begin_of(range), end_of(range) - 1))) return end_of(range) - 1;
+    return -1;
+  }
+
+ private:
+  static uint64_t pack(int64_t begin, int64_t end) { return static_cast<uint64_t>(begin) << 32 | end; }
+  static int64_t begin_of(uint64_t range) { return static_cast<int64_t>(range >> 32); }
+  static int64_t end_of(uint64_t range) { return static_cast<int64_t>(range & 0xffffffff); }
+
+  std::atomic<uint64_t> range_;
+};
+
+// Each thread has its share of the indices, the same in every loop of as many threads: what one layer wrote in its
+// share of the columns is in the cache of the core that reads it in the next. Who has finished takes from the others.
 struct Loop {
   const LoopBody* body;
-  int64_t count;
-  int helpers_wanted;   // guarded by the pool's mutex
-  int next_thread = 1;  // guarded by the pool's mutex
-  std::atomic<int64_t> next{0};
+  int threads;
+  int helpers_wanted;                 // guarded by the pool's mutex
+  std::bitset<kMostThreads> present;  // guarded by the pool's mutex
+  Share shares[kMostThreads];         // of `threads` threads
   std::atomic<int> helpers_inside{0};
   std::atomic<bool> failed{false};
   std::exception_ptr error;  // written once, by whoever sets failed first
 
+  Loop(const LoopBody& what, int64_t count, int used) : body(&what), threads(used), helpers_wanted(used - 1) {
+    present[0] = true;
+    for (int t = 0; t < used; ++t) shares[t].set(count * t / used, count * (t + 1) / used);
+  }
+
+  // The number that a worker works under: its own if it is free, so that shares stay with their cores.
+  int enter(int worker) {  // needs the pool's mutex
+    int thread = worker < threads ? worker : 1;
+    while (present[thread]) thread = thread + 1 < threads ? thread + 1 : 1;
+    present[thread] = true;
+    return thread;
+  }
+
   void work(int thread) {
-    for (int64_t i; !failed.load(std::memory_order_relaxed) && (i = next.fetch_add(1)) < count;) {
+    for (int64_t i; !failed.load(std::memory_order_relaxed) && (i = next(thread)) >= 0;) {
       try {
         (*body)(i, thread);
       } catch (...) {
         if (!failed.exchange(true)) error = std::current_exception();
       }
     }
+  }
+
+  int64_t next(int thread) {
+    int64_t index = shares[thread].take_first();
+    for (int other = 1; index < 0 && other < threads; ++other) index = shares[(thread + other) % threads].take_last();
+    return index;
   }
 };
 
@@ -71,11 +138,7 @@ class Pool {
       std::lock_guard<std::mutex> lock(mutex_);
       if (loop.helpers_wanted > 0) retire(loop);
     }
-    for (int spins = 0; loop.helpers_inside.load() > 0; ++spins)
-      if (spins < kSpins)
-        relax();
-      else
-        std::this_thread::yield();
+    while (!look_for([&] { return loop.helpers_inside.load() == 0; })) std::this_thread::yield();
     if (loop.error) std::rethrow_exception(loop.error);
   }
 
@@ -85,7 +148,7 @@ class Pool {
     sigfillset(&all);
     pthread_sigmask(SIG_SETMASK, &all, &before);  // inherited: a host's signal handlers never run on our threads
     try {
-      for (; workers_ < wanted; ++workers_) std::thread([this] { serve(); }).detach();
+      for (; workers_ < wanted; ++workers_) std::thread([this, number = workers_ + 1] { serve(number); }).detach();
     } catch (const std::system_error&) {
     }
     pthread_sigmask(SIG_SETMASK, &before, nullptr);
@@ -97,10 +160,10 @@ class Pool {
     pending_.fetch_sub(1);
   }
 
-  void serve() {
+  void serve(int number) {
     inside_loop = true;
     for (;;) {
-      for (int spins = 0; spins < kSpins && pending_.load(std::memory_order_relaxed) == 0; ++spins) relax();
+      look_for([this] { return pending_.load(std::memory_order_relaxed) > 0; });
       Loop* loop = nullptr;
       int thread = 0;
       {
@@ -109,7 +172,7 @@ class Pool {
         wake_.wait(lock, [this] { return !loops_.empty(); });
         --sleeping_;
         loop = loops_.front();
-        thread = loop->next_thread++;
+        thread = loop->enter(number);
         loop->helpers_inside.fetch_add(1);
         if (--loop->helpers_wanted == 0) retire(*loop);
       }
@@ -151,16 +214,17 @@ int hardware_threads() {
 }
 
 void parallel_for(int64_t count, int threads, LoopBody body) {
-  const int used = static_cast<int>(std::min<int64_t>(threads, count));
+  const int used = static_cast<int>(std::min<int64_t>(std::min(threads, kMostThreads), count));
   if (used <= 1 || inside_loop) {
     for (int64_t i = 0; i < count; ++i) body(i, 0);
     return;
   }
-  Loop loop;
-  loop.body = &body;
-  loop.count = count;
-  loop.helpers_wanted = used - 1;
-  pool().run(loop);
+  for (int64_t done = 0; done < count; done += kMostIndices) {
+    const auto slice = [&](int64_t i, int thread) { body(done + i, thread); };
+    const LoopBody part(slice);
+    Loop loop(part, std::min(kMostIndices, count - done), used);
+    pool().run(loop);
+  }
 }
 
 }  // namespace fr

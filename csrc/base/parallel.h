@@ -1,5 +1,6 @@
-// A thread pool that divides a loop among a fixed number of threads. Which thread takes which index is
-// not defined; results must not depend on it.
+// A thread pool that divides a loop among a fixed number of threads. Each begins with the same share of the indices in
+// every loop of as many threads, for its cache's sake; which thread takes which index in the end is not defined, and
+// results must not depend on it.
 #pragma once
 #include <cstdint>
 

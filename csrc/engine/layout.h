@@ -1,9 +1,11 @@
 // Where a plan's intermediate images live for one picture size: bands of rows in ring buffers, strips of columns.
 //
 // The picture is computed in strips of columns; within a strip every node advances by bands of rows, so that a
-// node's ring holds only the rows that its consumers still need. Strips overlap by what the operators reach
-// (each node computes just the columns that later ones need); bands do not. Both begin at multiples of the
-// plan's grid, so every pixel is computed from the same values in the same order however the picture is cut.
+// node's ring holds only the rows that its consumers still need. Of those that a convolution writes, most serve
+// convolutions of the same round only: they pass through memory that all nodes share and that stays in the cache.
+// Strips overlap by what the operators reach (each node computes just the columns that later ones need); bands do not.
+// Both begin at multiples of the plan's grid, so every pixel is computed from the same values in the same order however
+// the picture is cut.
 #pragma once
 #include <cstdint>
 #include <stdexcept>
@@ -25,19 +27,30 @@ struct Strip {
   std::vector<Interval> columns;  // of each node
 };
 
+// How many rows of a node are held at once.
+struct HeldRows {
+  int64_t all = 1;
+  int64_t kept = 1;     // those that a later round needs, while a round adds its own; all, if none may pass
+  int64_t passing = 0;  // those that no later round needs
+};
+
 struct Layout {
-  int64_t height = 0, width = 0;        // of the picture, padded to the plan's multiple
-  int64_t band = 0;                     // input rows a step advances
-  std::vector<int64_t> ring_rows;       // rows each node's ring holds
-  std::vector<int64_t> ring_row_bytes;  // of each node, in the widest strip
-  std::vector<int64_t> ring_offset;     // of each node's ring in the arena, in bytes
+  int64_t height = 0, width = 0;  // of the picture, padded to the plan's multiple
+  int64_t band = 0;               // input rows a step advances
+  std::vector<HeldRows> held;
+  std::vector<int64_t> row_bytes;       // of each node, in the widest strip
+  std::vector<int64_t> ring_offset;     // of each node's ring of kept rows in the arena, in bytes
+  std::vector<int64_t> passing_offset;  // of each node's passing rows
   std::vector<Strip> strips;
-  int64_t arena_bytes = 0;  // all rings, then one workspace for each thread
-  int64_t workspace_offset = 0;
+  int64_t arena_bytes = 0;  // all rings, the passing rows, then one workspace for each thread
+  int64_t ring_bytes = 0, workspace_offset = 0;
 };
 
 // How many rows of node n can be complete, given those of its inputs (`rows`, by node).
 int64_t rows_ready(const Plan& plan, size_t n, const std::vector<int64_t>& rows, int64_t height);
+
+// The same where rows need not be produced in blocks of the node's grid.
+int64_t rows_possible(const Plan& plan, size_t n, const std::vector<int64_t>& rows, int64_t height);
 
 // Rows complete after the next step: what is ready, but no more than a band's share, so that no ring overflows
 // when the last rows of the picture set all nodes free at once.
@@ -45,6 +58,13 @@ int64_t next_rows(const Plan& plan, size_t n, const std::vector<int64_t>& rows, 
 
 // The first row of input number `which` that node n still needs when its rows [0, done) are complete.
 int64_t first_row_needed(const Plan& plan, size_t n, size_t which, int64_t done, int64_t height);
+
+// Whether rows of node n may pass: their whole content is written anew, by and for convolutions, which take pointers
+// to rows.
+bool rows_may_pass(const Plan& plan, size_t n);
+
+// The first of node n's rows that a later round needs when this one leaves `rows` complete.
+int64_t first_row_kept(const Plan& plan, size_t n, const std::vector<int64_t>& rows, int64_t height);
 
 int64_t workspace_bytes(const Plan& plan);  // of one thread, in whole cache lines
 

@@ -4,6 +4,8 @@
 #include <numeric>
 #include <stdexcept>
 
+#include "engine/layout.h"
+
 namespace fr {
 namespace {
 
@@ -74,9 +76,16 @@ Precision parse_precision(const std::string& name) {
 }
 
 Plan::Plan(Graph graph, Precision precision, Isa isa)
-    : graph_(std::move(graph)), precision_(precision), isa_(isa), steps_(graph_.nodes().size()) {
+    : graph_(std::move(graph)),
+      precision_(precision),
+      isa_(isa),
+      steps_(graph_.nodes().size()),
+      consumers_(steps_.size()) {
   if (graph_.output() < 0) throw std::invalid_argument("plan: the graph has no output");
   if (precision == Precision::bfloat16) choose_elements();
+  for (size_t n = 0; n < steps_.size(); ++n)
+    for (size_t i = 0; i < graph_.nodes()[n].inputs.size(); ++i)
+      consumers_[static_cast<size_t>(graph_.nodes()[n].inputs[i])].push_back({n, i});
   grid_ = graph_.multiple_of();
   std::vector<bool> vector_pitch(steps_.size(), false);  // whether a pixel is padded to whole vectors of channels
   for (size_t n = 0; n < steps_.size(); ++n) {
@@ -135,7 +144,20 @@ Plan::Plan(Graph graph, Precision precision, Isa isa)
                 most_needed(node, i, kPieceColumns, Axis::columns) * steps_[static_cast<size_t>(node.inputs[i])].pitch;
     workspace_floats_ = std::max(workspace_floats_, floats);
   }
+  shift_row_grids();
   row_kernels_ = {get_activation(isa), &get_arithmetic(isa), get_pool(isa), get_resize(isa)};
+}
+
+// Every node's lag, when the picture has been read down to a row far from its edges that all grids share.
+void Plan::shift_row_grids() {
+  const int64_t far = 1000 * grid_;
+  std::vector<int64_t> rows(steps_.size(), 0);
+  for (size_t n = 0; n < steps_.size(); ++n) {
+    const Node& node = graph_.nodes()[n];
+    rows[n] = node.op == Op::input ? far : rows_possible(*this, n, rows, 2 * far);
+    const int64_t lag = std::max<int64_t>(0, far / node.stride - rows[n]);
+    if (node.op == Op::conv2d) steps_[n].row_shift = lag % steps_[n].row_grid;
+  }
 }
 
 // bfloat16 is for what convolutions read. The picture, the result and what leads to it without another convolution

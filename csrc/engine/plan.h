@@ -18,8 +18,11 @@ Precision parse_precision(const std::string& name);  // throws std::invalid_argu
 struct Step {
   // conv2d: one convolution. conv_transpose2d: one for each phase, row by row of the stride x stride grid.
   std::vector<PackedConv> convs;
-  int64_t row_grid = 1;  // rows are produced in multiples of this, counted from the image's top, or to its end
-  int64_t pitch = 0;     // values from pixel to pixel
+  // Rows are produced in blocks of row_grid, the first of which begins row_shift rows above the image, or to its end.
+  // Winograd blocks are shifted by as many rows as their input lags behind the picture, so that they never wait for
+  // three rows more: rings hold 6 rows of a layer instead of 10.
+  int64_t row_grid = 1, row_shift = 0;
+  int64_t pitch = 0;  // values from pixel to pixel
   Element element = Element::f32;
   // Columns kept on each side of the image, filled as `border` says, for the convolutions that read this node so.
   int64_t margin = 0;
@@ -27,6 +30,11 @@ struct Step {
   // affine: scales, then shifts; prelu: slopes. By channel, repeated up to a multiple of pitch and vector.
   std::vector<float> table;
   std::vector<ResizeTaps> taps;  // resize: of each phase
+};
+
+// Who reads a node, and as which of its inputs.
+struct Consumer {
+  size_t node, which;
 };
 
 // The row operators' kernels for the plan's instruction set.
@@ -53,15 +61,18 @@ class Plan {
   static constexpr int64_t kPieceColumns = 64;
   bool needs_scratch(size_t n) const;  // whether a row operator reads or writes bfloat16
   int64_t packed_bytes() const;
+  const std::vector<Consumer>& consumers(size_t n) const { return consumers_[n]; }  // in the order of nodes
   const RowKernels& row_kernels() const { return row_kernels_; }
 
  private:
   void choose_elements();
+  void shift_row_grids();
 
   Graph graph_;
   Precision precision_;
   Isa isa_;
   std::vector<Step> steps_;
+  std::vector<std::vector<Consumer>> consumers_;
   RowKernels row_kernels_;
   int64_t grid_ = 1;
   int64_t workspace_floats_ = 0;

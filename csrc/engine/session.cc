@@ -15,7 +15,8 @@ namespace {
 double now() { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
 
 constexpr int64_t kPartsPerThread = 3;            // pieces of a band, so that an interrupted thread costs little
-constexpr int64_t kFewestColumns = 96;            // of a piece: a block of 24 Winograd tiles
+constexpr int64_t kFewestColumns = 96;            // of a piece, where rows can be divided instead
+constexpr int64_t kColumnGrid = 16;               // of pieces: 4 Winograd tiles, a tile of AMX
 constexpr int64_t kFloatsWorthAThread = 1 << 14;  // below this, waking a thread costs more than it helps
 constexpr int64_t kMaxSide = 1 << 24;             // of a picture: no product of sizes comes near 63 bits
 
@@ -52,7 +53,16 @@ void Session::prepare(int64_t height, int64_t width) {
   // Padding channels are multiplied by zero weights: they may hold anything but NaN.
   std::memset(arena_.data(), 0, static_cast<size_t>(layout_.arena_bytes));
   int64_t most = 0;  // rows that one step of any node reads
-  for (size_t n = 0; n < plan_->size(); ++n) most = std::max(most, layout_.ring_rows[n]);
+  places_.resize(plan_->size());
+  for (size_t n = 0; n < plan_->size(); ++n) {
+    most = std::max(most, layout_.held[n].all);
+    places_[n].assign(static_cast<size_t>(layout_.held[n].all), layout_.ring_offset[n]);
+    if (!rows_may_pass(*plan_, n))
+      for (int64_t i = 0; i < layout_.held[n].all; ++i) places_[n][static_cast<size_t>(i)] += i * layout_.row_bytes[n];
+  }
+  kept_.reserve(plan_->size());
+  rows_.reserve(plan_->size());
+  after_.reserve(plan_->size());
   in_pointers_.reserve(static_cast<size_t>(2 * most + 256));
   residual_pointers_.reserve(static_cast<size_t>(most));
   out_pointers_.reserve(static_cast<size_t>(most));
@@ -99,12 +109,15 @@ void Session::run_strip(const Strip& strip, const Picture& picture, const RunOpt
   const size_t output = static_cast<size_t>(plan_->graph().output());
   std::vector<int64_t>& rows = rows_;
   rows.assign(plan_->size(), 0);
+  kept_.assign(plan_->size(), 0);
   for (size_t n = 0; n < plan_->size(); ++n)
     if (plan_->node(n).op == Op::sigma_plane)
       std::fill_n(reinterpret_cast<float*>(row(n, 0)), strip.columns[n].size() * plan_->step(n).pitch,
                   options.sigma.value_or(0.0f) * plan_->node(n).sigma_scale);
   while (rows[output] < layout_.height) {
     const int64_t written = rows[output];
+    after_ = rows;
+    for (size_t n = 0; n < plan_->size(); ++n) after_[n] = next_rows(*plan_, n, after_, layout_.height, layout_.band);
     double last = now();
     const auto spent_in = [&](size_t n) {
       const double time = now();
@@ -112,8 +125,9 @@ void Session::run_strip(const Strip& strip, const Picture& picture, const RunOpt
       last = time;
     };
     for (size_t n = 0; n < plan_->size(); ++n) {
-      const int64_t next = next_rows(*plan_, n, rows, layout_.height, layout_.band);
+      const int64_t next = after_[n];
       if (next == rows[n]) continue;
+      if (rows_may_pass(*plan_, n)) place_rows(n, rows[n], next);
       if (plan_->node(n).op == Op::input)
         read_rows(strip, picture, rows[n], next);
       else
@@ -131,9 +145,18 @@ void Session::run_strip(const Strip& strip, const Picture& picture, const RunOpt
   }
 }
 
+// Gives the new rows [begin, end) their places: among the passing ones, or in the ring if a later round needs them.
+void Session::place_rows(size_t n, int64_t begin, int64_t end) {
+  const int64_t kept_from = first_row_kept(*plan_, n, after_, layout_.height), bytes = layout_.row_bytes[n];
+  for (int64_t y = begin; y < end; ++y)
+    places_[n][static_cast<size_t>(y % layout_.held[n].all)] =
+        y < kept_from ? layout_.passing_offset[n] + (y - begin) * bytes
+                      : layout_.ring_offset[n] + kept_[n]++ % layout_.held[n].kept * bytes;
+}
+
 char* Session::row(size_t n, int64_t y) {
   const Step& step = plan_->step(n);
-  return arena_.data() + layout_.ring_offset[n] + y % layout_.ring_rows[n] * layout_.ring_row_bytes[n] +
+  return arena_.data() + places_[n][static_cast<size_t>(y % layout_.held[n].all)] +
          step.margin * step.pitch * element_bytes(step.element);
 }
 
@@ -144,8 +167,8 @@ float* Session::workspace(int thread) {
 FloatRows Session::float_rows(const Strip& strip, size_t n) {
   FloatRows view;
   view.base = row(n, 0);
-  view.rows = layout_.ring_rows[n];
-  view.row_bytes = layout_.ring_row_bytes[n];
+  view.rows = layout_.held[n].all;
+  view.row_bytes = layout_.row_bytes[n];
   view.columns = strip.columns[n];
   view.pitch = plan_->step(n).pitch;
   view.height = layout_.height / plan_->node(n).stride;
@@ -307,6 +330,8 @@ void Session::convolve(const Strip& strip, size_t n, int64_t begin, int64_t end)
   const Step& step = plan_->step(n);
   const size_t input = static_cast<size_t>(node.inputs[0]);
   const Interval columns = strip.columns[n];
+  const int64_t top = begin;
+  if (begin == 0) begin = -step.row_shift;
   const int64_t count = round_up(end - begin, step.row_grid);
   ConvBand band;
   const Interval in_columns = strip.columns[input];
@@ -332,13 +357,13 @@ void Session::convolve(const Strip& strip, size_t n, int64_t begin, int64_t end)
   band.out_element = step.element;
   out_pointers_.clear();
   residual_pointers_.clear();
-  for (int64_t y = begin; y < end; ++y) out_pointers_.push_back(row(n, y));
+  for (int64_t y = begin; y < end; ++y) out_pointers_.push_back(y < top ? nullptr : row(n, y));
   band.out = out_pointers_.data();
   band.out_begin = columns.begin;
   band.out_pitch = step.pitch;
   if (node.inputs.size() > 1) {
     const size_t residual = static_cast<size_t>(node.inputs[1]);
-    for (int64_t y = begin; y < end; ++y) residual_pointers_.push_back(row(residual, y));
+    for (int64_t y = begin; y < end; ++y) residual_pointers_.push_back(y < top ? nullptr : row(residual, y));
     band.residual = residual_pointers_.data();
     band.residual_begin = strip.columns[residual].begin;
     band.residual_pitch = plan_->step(residual).pitch;
@@ -391,20 +416,25 @@ void Session::transpose_convolve(const Strip& strip, size_t n, int64_t begin, in
     }
 }
 
-// Divides a band among the threads by rows (in multiples of row_grid) and, when those are few, by columns.
+// Divides a band among the threads by columns, and by rows (in multiples of row_grid) where these are too few: a
+// column's rows stay with one core from layer to layer. Pieces of a thread are equal, several if they are large.
 void Session::run_bands(const PackedConv& conv, const ConvBand& whole, int64_t row_grid) {
   if (threads_ == 1) {
     conv.run(conv, whole, workspace(0));
     return;
   }
-  const int64_t parts = threads_ * kPartsPerThread;
-  const int64_t row_units = ceil_div(whole.rows, row_grid);
-  const int64_t rows = ceil_div(row_units, std::min(parts, row_units)) * row_grid;
-  const int64_t row_parts = ceil_div(whole.rows, rows);
-  const int64_t width = whole.x_end - whole.x_begin;
-  const int64_t columns =
-      std::max(kFewestColumns, round_up(ceil_div(width, ceil_div(parts, row_parts)), kFewestColumns));
-  const int64_t column_parts = ceil_div(width, columns);
+  const int64_t width = whole.x_end - whole.x_begin, row_units = ceil_div(whole.rows, row_grid);
+  const int64_t across = std::max<int64_t>(1, width / kFewestColumns);  // pieces that a row could be cut into
+  const int64_t each = std::clamp<int64_t>(across / threads_, 1, kPartsPerThread);
+  int64_t column_parts = each * threads_, row_parts = 1;
+  if (across < threads_) {
+    row_parts = std::min(row_units, ceil_div(threads_, across));
+    column_parts = ceil_div(threads_, row_parts);
+  }
+  const int64_t rows = ceil_div(row_units, row_parts) * row_grid;
+  row_parts = ceil_div(whole.rows, rows);
+  const int64_t columns = round_up(ceil_div(width, column_parts), kColumnGrid);
+  column_parts = ceil_div(width, columns);
   parallel_for(row_parts * column_parts, threads_, [&](int64_t i, int thread) {
     const int64_t y = i / column_parts * rows, x = whole.x_begin + i % column_parts * columns;
     ConvBand band = whole;

@@ -76,6 +76,7 @@ class Session {
   void enter_piece(const Strip& strip, size_t n, Piece& piece, float* scratch);
   void leave_piece(const Strip& strip, size_t n, const Piece& piece);
   void fill_margins(const Strip& strip, size_t n, int64_t begin, int64_t end);
+  void place_rows(size_t n, int64_t begin, int64_t end);
   char* row(size_t n, int64_t y);
   FloatRows float_rows(const Strip& strip, size_t n);
   float* workspace(int thread);
@@ -89,7 +90,9 @@ class Session {
   int64_t height_ = -1, width_ = -1;  // the size that layout_ and arena_ are for
   Layout layout_;
   Buffer<char> arena_;
-  std::vector<int64_t> rows_;  // complete, of each node
+  std::vector<int64_t> rows_, after_;         // complete rows of each node, and when the round is over
+  std::vector<int64_t> kept_;                 // rows of each node that have been put into its ring
+  std::vector<std::vector<int64_t>> places_;  // where a node's row y lies in the arena: [y % rows held]
   std::vector<const void*> in_pointers_, residual_pointers_;
   std::vector<void*> out_pointers_;
 };

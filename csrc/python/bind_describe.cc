@@ -72,12 +72,18 @@ py::dict plan_layout(const Plan& plan, int64_t height, int64_t width, int thread
   if (height < 1 || width < 1) throw py::value_error("the picture is empty");
   const Layout layout = make_layout(plan, height, width, threads, memory);
   std::vector<int64_t> columns(plan.size(), 0);  // of all strips together
+  std::vector<int64_t> kept, passing;
+  for (const HeldRows& held : layout.held) {
+    kept.push_back(held.kept);
+    passing.push_back(held.passing);
+  }
   for (const Strip& strip : layout.strips)
     for (size_t n = 0; n < plan.size(); ++n) columns[n] += std::max<int64_t>(0, strip.columns[n].size());
   return py::dict("height"_a = layout.height, "width"_a = layout.width, "band"_a = layout.band,
-                  "strips"_a = layout.strips.size(), "ring_rows"_a = layout.ring_rows,
-                  "ring_row_bytes"_a = layout.ring_row_bytes, "columns"_a = columns,
-                  "workspace_bytes"_a = workspace_bytes(plan), "working_bytes"_a = layout.arena_bytes);
+                  "strips"_a = layout.strips.size(), "ring_rows"_a = kept, "ring_row_bytes"_a = layout.row_bytes,
+                  "passing_rows"_a = passing, "passing_bytes"_a = layout.workspace_offset - layout.ring_bytes,
+                  "columns"_a = columns, "workspace_bytes"_a = workspace_bytes(plan),
+                  "working_bytes"_a = layout.arena_bytes);
 }
 
 }  // namespace

@@ -11,6 +11,7 @@
 #include "engine/plan_file.h"
 #include "engine/session.h"
 #include "kernels/fma_peak/fma_peak.h"
+#include "python/gil.h"
 
 namespace py = pybind11;
 using namespace pybind11::literals;
@@ -98,7 +99,7 @@ RunReport run(Session& session, const py::array& image, py::array& out, std::opt
   options.clip = clip;
   std::optional<py::error_already_set> raised;
   options.progress = [&](double share) {
-    py::gil_scoped_acquire acquire;
+    WithGil held;
     try {
       if (PyErr_CheckSignals() != 0) throw py::error_already_set();
       if (!progress.is_none()) progress(share);
@@ -109,7 +110,7 @@ RunReport run(Session& session, const py::array& image, py::array& out, std::opt
     return true;
   };
   try {
-    py::gil_scoped_release release;
+    WithoutGil free;
     return session.run(picture, options);
   } catch (const Cancelled&) {
     if (raised) throw *raised;
@@ -120,7 +121,7 @@ RunReport run(Session& session, const py::array& image, py::array& out, std::opt
 py::bytes plan_bytes(const Plan& plan, const std::string& card) {
   std::string content;
   {
-    py::gil_scoped_release release;
+    WithoutGil free;
     content = write_plan_file(plan.graph(), plan.precision(), json::parse(card));
   }
   return py::bytes(content);
@@ -128,7 +129,7 @@ py::bytes plan_bytes(const Plan& plan, const std::string& card) {
 
 std::pair<std::shared_ptr<Plan>, std::string> load_plan(const std::string& path, const std::string& isa) {
   try {
-    py::gil_scoped_release release;
+    WithoutGil free;
     PlanFile file = load_plan_file(path);
     auto plan = std::make_shared<Plan>(std::move(file.graph), file.precision, usable_isa(isa));
     return {std::move(plan), json::write(file.card)};
@@ -244,7 +245,7 @@ void bind_engine(py::module_& m) {
 
   py::class_<Plan, std::shared_ptr<Plan>>(m, "Plan", "A graph made ready for one instruction set.")
       .def(py::init([](const Graph& graph, const std::string& precision, const std::string& isa) {
-             py::gil_scoped_release release;
+             WithoutGil free;
              return std::make_shared<Plan>(graph, parse_precision(precision), usable_isa(isa));
            }),
            "graph"_a, "precision"_a = "float32", "isa"_a = "")
@@ -287,7 +288,7 @@ void bind_engine(py::module_& m) {
       [](const std::string& isa, int64_t iterations) {
         return fma_chains(isa.empty() ? host_isa() : parse_isa(isa), iterations);
       },
-      "isa"_a, "iterations"_a, py::call_guard<py::gil_scoped_release>(),
+      "isa"_a, "iterations"_a, py::call_guard<WithoutGil>(),
       "Multiply-adds in registers; returns the operations done, for benchmarks.");
   m.def("built_isas", [] {
 #if FR_X86

@@ -9,6 +9,7 @@
 #include "engine/conv_image.h"
 #include "engine/pixel_image.h"
 #include "graph/graph.h"
+#include "python/gil.h"
 
 namespace py = pybind11;
 using namespace py::literals;
@@ -118,7 +119,7 @@ void to_pixels(Pixel type, Address x, Address out, int64_t values, bool clip, in
 }  // namespace fr
 
 void bind_ops(py::module_& m) {
-  const py::call_guard<py::gil_scoped_release> release;
+  const py::call_guard<fr::WithoutGil> release;
   py::native_enum<fr::Pixel>(m, "Pixel", "enum.Enum", "How a picture stores a value.")
       .value("u8", fr::Pixel::u8)
       .value("u16", fr::Pixel::u16)

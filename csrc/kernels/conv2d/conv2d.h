@@ -44,7 +44,8 @@ struct ConvBand {
   const void* const* in = nullptr;
   int64_t in_begin = 0, in_end = 0;
   int64_t in_pitch = 0;  // from pixel to pixel, >= in_channels
-  // out[j] points at column out_begin of output row j; only columns [x_begin, x_end) are written.
+  // out[j] points at column out_begin of output row j; only columns [x_begin, x_end) are written. winograd4: null where
+  // the row is not wanted.
   void* const* out = nullptr;
   int64_t out_begin = 0;
   int64_t out_pitch = 0;  // >= out_channels; what lies behind them in a written pixel may become anything finite

@@ -201,6 +201,7 @@ FR_INLINE void transform_output_rows(const ConvSpec& spec, const ConvBand& band,
   FR_UNROLL
   for (int i = 0; i < 2; ++i, row += 2) {
     if (row >= band.rows) break;
+    if (band.out[row] == nullptr) continue;
     Vec y[4];
     transform_output_pair<0>(half[i], y[0], y[2]);
     transform_output_pair<1>(half[i], y[1], y[3]);
@@ -349,8 +350,9 @@ class Winograd4 {
     for_each_segment(first, tiles, [&](int64_t row, int64_t column, int64_t count, int64_t) {
       const int64_t x = band_.x_begin + 4 * column;
       for (int64_t y = 4 * row; y < min(4 * row + 4, band_.rows); ++y)
-        upcoming.add(offset_by(band_.out[y], (x - band_.out_begin) * band_.out_pitch, band_.out_element),
-                     min(4 * count, band_.x_end - x) * band_.out_pitch * element_bytes(band_.out_element));
+        if (band_.out[y] != nullptr)
+          upcoming.add(offset_by(band_.out[y], (x - band_.out_begin) * band_.out_pitch, band_.out_element),
+                       min(4 * count, band_.x_end - x) * band_.out_pitch * element_bytes(band_.out_element));
     });
     for_each_segment(first + tiles, next_tiles, [&](int64_t row, int64_t column, int64_t count, int64_t) {
       const int64_t begin = max(band_.in_begin, band_.x_begin + 4 * column);
@@ -372,7 +374,8 @@ class Winograd4 {
         for (int64_t tile = 0; tile < tiles; tile += most) {
           const int64_t count = min(most, tiles - tile);
           GemmTile* const gemm = count == most ? whole : get_gemm_tile<Math>(count, size);
-          gemm(slot(0, position + 1, tile), u, slot(begin * kWidth, position, tile), kChunkStride, depth_, upcoming.take(u));
+          gemm(slot(0, position + 1, tile), u, slot(begin * kWidth, position, tile), kChunkStride, depth_,
+               upcoming.take(u));
         }
         u += depth_ * size * kWidth;
       }

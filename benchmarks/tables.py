@@ -1,0 +1,121 @@
+"""README.md's tables, made from committed results.
+
+    python benchmarks/tables.py [--check]
+
+A table stands between `<!-- table: NAME FOLDER -->` and `<!-- end -->`; FOLDER is one of benchmarks/results.  --check
+changes nothing and fails if the README differs.
+"""
+
+import argparse
+import json
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parent.parent
+NETWORKS = {"dncnn20": "DnCNN-20", "ffdnet": "FFDNet", "drunet": "DRUNet", "denoise-cnn": "denoise-cnn"}
+PEERS = {
+    "OpenVINO": "OpenVINO",
+    "ONNX Runtime": "ONNX Runtime",
+    "ncnn": "ncnn",
+    "torch compiled, frozen": "torch compiled",
+    "torch eager, channels last": "torch eager",
+}
+
+
+def load(folder: Path, pattern: str) -> list[dict[str, Any]]:
+    """The folder's results whose names match, in the order of networks, sizes, precisions and threads."""
+    results = [json.loads(path.read_text()) for path in sorted(folder.glob(pattern))]
+    pixels = {id(result): [int(side) for side in result["size"].split("x")] for result in results}
+
+    def order(result: dict[str, Any]) -> tuple:
+        width, height = pixels[id(result)]
+        place = list(NETWORKS).index(result["network"])
+        return place, result.get("precision", "float32") != "float32", width * height, result["threads"]
+
+    return sorted(results, key=order)
+
+
+def table(head: list[str], rows: list[list[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def speed(folder: Path) -> str:
+    """Times of the peers over ours; the strongest one's in bold."""
+    rows = []
+    for result in load(folder, "*-*x*-*t.json"):
+        if "ratios" not in result or result["network"] not in NETWORKS:
+            continue
+        own = result["rows"]["fastrestore"]
+        ratios = {name: ratio for name, ratio in result["ratios"].items() if name != "fastrestore"}
+        least = min(ratios.values())
+        cells = []
+        for name in PEERS:
+            text = f"x {ratios[name]:.2f}" if name in ratios else ""
+            cells.append(f"**{text}**" if ratios.get(name) == least else text)
+        about = [NETWORKS[result["network"]], result["size"], result["precision"], str(result["threads"])]
+        rows.append([*about, f"{own['ms']:.0f}", f"{own['gflops']:.0f}", f"{result['working_mib']:.0f}", *cells])
+    head = ["network", "size", "precision", "threads", "ms", "GFLOP/s", "MiB", *PEERS.values()]
+    return table(head, rows)
+
+
+def latency(folder: Path) -> str:
+    """p50 and p99 in milliseconds of each."""
+    rows = []
+    for result in load(folder, "latency-*.json"):
+        if "rows" not in result:
+            continue
+        about = [NETWORKS[result["network"]], result["size"], str(result["threads"])]
+        taken = {name: f"{row['p50_ms']:.2f} / {row['p99_ms']:.2f}" for name, row in result["rows"].items()}
+        rows.append([*about, *(taken.get(name, "") for name in ("fastrestore", *PEERS))])
+    return table(["network", "size", "threads", "fastrestore", *PEERS.values()], rows)
+
+
+def memory(folder: Path) -> str:
+    """MiB beyond the picture, the result and what was loaded before."""
+    rows = []
+    for result in load(folder, "memory-*.json"):
+        about = [NETWORKS[result["network"]], result["size"], str(result["threads"])]
+        taken = {name: row["peak_growth_mib"] - row["result_mib"] for name, row in result["rows"].items()}
+        cells = [f"{taken[name]:.0f}" if name in taken else "" for name in ("fastrestore", "fastrestore 64MiB")]
+        for name in PEERS:
+            short = name.split(",")[0].lower().replace(" ", "-")
+            cells.append(f"{taken[short]:.0f}" if short in taken else "")
+        rows.append([*about, *cells])
+    return table(["network", "size", "threads", "fastrestore", "within 64MiB", *PEERS.values()], rows)
+
+
+TABLES: dict[str, Callable[[Path], str]] = {"speed": speed, "latency": latency, "memory": memory}
+PLACE = re.compile(r"(<!-- table: (\w+) ([\w.-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
+
+
+def made(text: str) -> str:
+    """The README with its tables made anew."""
+
+    def fill(match: re.Match) -> str:
+        folder = ROOT / "benchmarks" / "results" / match[3]
+        if not folder.is_dir():
+            raise FileNotFoundError(f"{folder} holds no results")
+        return f"{match[1]}{TABLES[match[2]](folder)}\n{match[4]}"
+
+    return PLACE.sub(fill, text)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--check", action="store_true", help="fail if README.md differs")
+    check = parser.parse_args().check
+    readme = ROOT / "README.md"
+    text = readme.read_text(encoding="utf-8")
+    new = made(text)
+    if check and new != text:
+        sys.exit("README.md's tables are not those of the results: run python benchmarks/tables.py")
+    if new != text:
+        readme.write_text(new, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
