@@ -35,9 +35,9 @@ class SwinIR(nn.Module):
 
     Sides are padded to whole windows by reflection at the bottom and right, as the authors' network does (their test
     script mirrors the picture before).  Attention stays in its windows, whose grid begins at the picture's origin, so
-    the halo is finite, if large.  No plan expresses the layer norm (`aten.permute` and `aten.layer_norm`), the
-    perceptrons (`aten.linear`) nor the attention (`aten.roll`, `aten.scaled_dot_product_attention`).  The published
-    training drops whole blocks at random (stochastic depth 0.1), which does nothing at test time and is left out.
+    the halo is finite.  No plan expresses the layer norm (`aten.permute` and `aten.layer_norm`), the perceptrons
+    (`aten.linear`) nor the attention (`aten.roll`, `aten.scaled_dot_product_attention`).  The published training drops
+    whole blocks at random (stochastic depth 0.1), which does nothing at test time and is left out.
     """
 
     Config = SwinIRConfig
