@@ -29,7 +29,13 @@ MAX_HEADER = 16 * 2**20  # bytes
 MAX_RANK = 8
 MAX_SIZE = 2**48  # of one dimension, and of an offset
 MAX_TENSORS = 20_000
-DTYPES = {"F16": torch.float16, "F32": torch.float32, "F64": torch.float64, "BF16": torch.bfloat16}
+DTYPES = {
+    "F16": torch.float16,
+    "F32": torch.float32,
+    "F64": torch.float64,
+    "BF16": torch.bfloat16,
+    "I64": torch.int64,  # tables of indices, in foreign files
+}
 OWN_DTYPES = ("F16", "F32")  # what our own files hold
 
 
@@ -109,13 +115,16 @@ def rewrite_card(path: str | os.PathLike, card: Mapping[str, Any]) -> None:
 
 
 def read_tensors(path: str | os.PathLike) -> dict[str, Tensor]:
-    """The tensors of any safetensors file of floating-point numbers, as float32.
+    """The tensors of any safetensors file: floating-point numbers as float32, indices as int64.
 
     Raises ModelError for a file that is malformed or holds other dtypes or numbers that are not finite.
     """
     path = Path(path)
     header, data = _read(path)
-    return {name: _tensor(path, name, spec, data) for name, spec in header.tensors.items()}
+    return {
+        name: _tensor(path, name, spec, data, torch.int64 if spec.dtype == "I64" else torch.float32)
+        for name, spec in header.tensors.items()
+    }
 
 
 def match(source: str | os.PathLike, shapes: Mapping[str, tuple[int, ...]], model: nn.Module) -> None:

@@ -23,19 +23,23 @@ MAX_NUMBERS = 2**30  # in one tensor of a .mat file
 def convert(source: str | os.PathLike, architecture: str, config: Mapping[str, Any] | None = None) -> nn.Module:
     """The model of the named architecture with the weights of a foreign file, in evaluation mode.
 
-    source: a .safetensors, .pth, .pt, .ckpt or .mat file.  config: values that overrule what the tensors say.
+    source: a .safetensors, .pth, .pt, .pkl, .ckpt or .mat file, or a folder of one .pkl file for each part of the
+    network (DMPHN's: encoder_lv1.pkl, ...).  config: values that overrule what the tensors say, and those that no
+    tensor tells (NAFNet's `local`, for one).
     Raises ModelError for an unknown architecture or kind of file, a file that holds more than tensors, and the first
     tensor that is missing, unknown, of a wrong shape or not finite; MissingDependency for .mat without h5py.
     """
     source = Path(source)
     if architecture not in LAYOUTS:
         raise ModelError(f"no converter for {architecture!r}; there is one for {', '.join(sorted(LAYOUTS))}")
-    if source.suffix not in READERS:
-        raise ModelError(f"{source}: cannot convert a {source.suffix or 'nameless'} file; can {', '.join(READERS)}")
-    if not source.is_file():
-        raise ModelError(f"{source}: no such file")
-    tensors = READERS[source.suffix](source)
+    tensors = _read_parts(source) if source.is_dir() else _read(source)
     tensors = {_name(architecture, name): value for name, value in tensors.items()}
+    computed = COMPUTED.get(architecture)
+    if computed:
+        tensors = {name: value for name, value in tensors.items() if not computed.fullmatch(name)}
+    for name, value in tensors.items():
+        if not value.is_floating_point():
+            raise ModelError(f"{source}: tensor {name!r:.100} holds {value.dtype}, not floating-point numbers")
     if source.suffix == ".mat" and architecture == "ffdnet":
         tensors = _rows_first(source, tensors)
     try:
@@ -51,6 +55,24 @@ def convert(source: str | os.PathLike, architecture: str, config: Mapping[str, A
             raise ModelError(f"{source}: tensor {name} holds numbers that are not finite")
     model.load_state_dict(tensors, assign=True)
     return model.requires_grad_(True).eval()
+
+
+def _read(source: Path) -> dict[str, Tensor]:
+    if source.suffix not in READERS:
+        raise ModelError(f"{source}: cannot convert a {source.suffix or 'nameless'} file; can {', '.join(READERS)}")
+    if not source.is_file():
+        raise ModelError(f"{source}: no such file")
+    return READERS[source.suffix](source)
+
+
+def _read_parts(folder: Path) -> dict[str, Tensor]:
+    """The tensors of all .pkl files of a folder, each file's under its name."""
+    files = sorted(folder.glob("*.pkl"))
+    if not files:
+        raise ModelError(f"{folder}: holds no .pkl files")
+    return {
+        f"{file.stem}.{name.removeprefix('module.')}": value for file in files for name, value in _read(file).items()
+    }
 
 
 def _name(architecture: str, name: str) -> str:
@@ -113,21 +135,110 @@ def _rednet(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
     return {"channels": channels, "width": width, "layers": layers, "skips": layers > 5}  # RED10 has none
 
 
-def _sizes(tensors: Mapping[str, Tensor], name: str) -> tuple[int, ...]:
-    """The shape of a convolution's weight.  Raises KeyError for another rank or no such tensor."""
-    if tensors[name].dim() != 4:
-        raise KeyError(f"{name} of 4 dimensions")
+def _dmphn(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
+    width, channels = _sizes(tensors, "encoder_lv1.layer1.weight")[:2]
+    layers = sum(re.fullmatch(r"encoder_lv\d{1,4}\.layer1\.weight", name) is not None for name in tensors)
+    return {"channels": channels, "width": width, "layers": layers}
+
+
+def _esdnet(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
+    width, inputs = _sizes(tensors, "encoder.conv_first.0.weight")[:2]
+    return {
+        "channels": inputs // 4,
+        "encoder_width": width,
+        "decoder_width": _sizes(tensors, "decoder.preconv_1.conv.0.weight")[0],
+        "growth": _sizes(tensors, "encoder.encoder_1.rdb.conv_layers.0.conv.0.weight")[0],
+        "blocks": _length(tensors, "encoder.encoder_1.sam_blocks"),
+    }
+
+
+def _mimo_unet(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
+    width, channels = _sizes(tensors, "feat_extract.0.main.0.weight")[:2]
+    return {"channels": channels, "width": width, "blocks": _length(tensors, "Encoder.0.layers")}
+
+
+def _nafnet(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
+    width, channels = _sizes(tensors, "intro.weight")[:2]
+    levels = range(_length(tensors, "downs"))
+    return {
+        "channels": channels,
+        "width": width,
+        "encoder_blocks": [_length(tensors, f"encoders.{level}") for level in levels],
+        "middle_blocks": _length(tensors, "middle_blks"),
+        "decoder_blocks": [_length(tensors, f"decoders.{level}") for level in levels],
+    }
+
+
+def _restormer(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
+    width, channels = _sizes(tensors, "patch_embed.proj.weight")[:2]
+    levels = ["encoder_level1", "encoder_level2", "encoder_level3", "latent"]
+    hidden = _sizes(tensors, "latent.0.ffn.project_out.weight")[1]
+    return {
+        "channels": channels,
+        "width": width,
+        "blocks": [_length(tensors, level) for level in levels],
+        "refinement_blocks": _length(tensors, "refinement"),
+        "heads": [_sizes(tensors, f"{level}.0.attn.temperature", 3)[0] for level in levels],
+        "expansion": -(-100 * hidden // (8 * width)),  # the least that gives this many
+        "norm_bias": "encoder_level1.0.norm1.body.bias" in tensors,
+    }
+
+
+def _scunet(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
+    width, channels = _sizes(tensors, "m_head.0.weight")[:2]
+    stages = ["m_down1", "m_down2", "m_down3", "m_body", "m_up3", "m_up2", "m_up1"]
+    heads, distances, _ = _sizes(tensors, "m_down1.0.trans_block.msa.relative_position_params", 3)
+    return {
+        "channels": channels,
+        "width": width,
+        "blocks": [_length(tensors, stage) - (stage != "m_body") for stage in stages],  # less the change of size
+        "head_width": width // (2 * heads),
+        "window": (distances + 1) // 2,
+    }
+
+
+def _swinir(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
+    width, channels = _sizes(tensors, "conv_first.weight")[:2]
+    groups = [f"layers.{i}.residual_group.blocks" for i in range(_length(tensors, "layers"))]
+    tables = [_sizes(tensors, f"{group}.0.attn.relative_position_bias_table", 2) for group in groups]
+    if not tables:
+        raise KeyError("layers.0.residual_group.blocks.0.attn.relative_position_bias_table")
+    window = (math.isqrt(tables[0][0]) + 1) // 2
+    return {
+        "channels": channels,
+        "width": width,
+        "blocks": [_length(tensors, group) for group in groups],
+        "heads": [heads for _, heads in tables],
+        "window": window,
+        "expansion": _sizes(tensors, f"{groups[0]}.0.mlp.fc1.weight", 2)[0] // width,
+        "peak": 255 if window == 7 else 1,  # the published networks for JPEG are the ones with windows of 7
+    }
+
+
+def _sizes(tensors: Mapping[str, Tensor], name: str, rank: int = 4) -> tuple[int, ...]:
+    """The shape of a tensor, of a convolution's weight mostly.  Raises KeyError if there is none of this rank."""
+    if tensors[name].dim() != rank or tensors[name].numel() == 0:
+        raise KeyError(f"{name} of {rank} dimensions")
     return tuple(tensors[name].shape)
 
 
+def _length(tensors: Mapping[str, Tensor], path: str) -> int:
+    """How many layers a list of them holds: path.0, path.1, ..."""
+    found = (re.match(rf"{re.escape(path)}\.(\d{{1,4}})\.", name) for name in tensors)
+    return len({match[1] for match in found if match})
+
+
 def _read_torch(source: Path) -> dict[str, Tensor]:
-    """A state dict, or the one inside {'params_ema' | 'params' | 'state_dict': ...}.  Nothing of the file is run."""
+    """A state dict, or the one inside {'params_ema' | 'params' | 'state_dict' | 'model': ...}.
+
+    Nothing of the file is run.
+    """
     try:
         table = torch.load(source, map_location="cpu", weights_only=True)
     except Exception as error:  # a pickle of random bytes raises UnpicklingError, IndexError, KeyError and more
         reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
         raise ModelError(f"{source}: not a file of tensors only, and nothing in it was run: {reason}") from error
-    for wrapper in ("params_ema", "params", "state_dict"):
+    for wrapper in ("params_ema", "params", "state_dict", "model"):
         if isinstance(table, dict) and isinstance(table.get(wrapper), dict):
             table = table[wrapper]
             break
@@ -135,8 +246,8 @@ def _read_torch(source: Path) -> dict[str, Tensor]:
         raise ModelError(f"{source}: holds no table of tensors")
     for name, value in table.items():
         plain = isinstance(value, Tensor) and value.layout == torch.strided and value.device.type == "cpu"
-        if not isinstance(name, str) or not plain or not value.is_floating_point():
-            raise ModelError(f"{source}: {name!r:.100} is not a plain tensor of floating-point numbers")
+        if not isinstance(name, str) or not plain:
+            raise ModelError(f"{source}: {name!r:.100} is not a plain tensor")
     return table
 
 
@@ -193,16 +304,27 @@ def _mat_array(source: Path, dataset: Any) -> Any:
 
 
 LAYOUTS: dict[str, Callable[[Mapping[str, Tensor]], dict[str, Any]]] = {
+    "dmphn": _dmphn,
     "dncnn": _dncnn,
     "drunet": _drunet,
+    "esdnet": _esdnet,
     "ffdnet": _ffdnet,
+    "mimo-unet": _mimo_unet,
+    "nafnet": _nafnet,
     "rednet": _rednet,
+    "restormer": _restormer,
+    "scunet": _scunet,
+    "swinir": _swinir,
 }
+
+# Tensors of published files that follow from the configuration.
+COMPUTED = {"swinir": re.compile(r"layers\.\d{1,4}\..*\.(relative_position_index|attn_mask)")}
 
 READERS: dict[str, Callable[[Path], dict[str, Tensor]]] = {
     ".safetensors": checkpoint.read_tensors,
     ".pth": _read_torch,
     ".pt": _read_torch,
+    ".pkl": _read_torch,
     ".ckpt": _read_torch,
     ".mat": _read_mat,
 }

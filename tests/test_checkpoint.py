@@ -80,7 +80,15 @@ def test_the_loaded_model_can_be_trained(saved):
 
 @pytest.mark.parametrize("name", models.MODELS)
 def test_every_architecture_comes_back(name, tmp_path):
-    small = {"unet": {"widths": (4, 6)}, "autoencoder": {"widths": (4,)}, "drunet": {"widths": (4, 4, 4, 4)}}
+    small = {
+        "autoencoder": {"widths": (4,)},
+        "drunet": {"widths": (4, 4, 4, 4)},
+        "esdnet": {"encoder_width": 4},
+        "restormer": {"width": 8},
+        "scunet": {"width": 8, "head_width": 4},
+        "swinir": {"width": 12},
+        "unet": {"widths": (4, 6)},
+    }
     model = models.create(name, **small.get(name, {"width": 4}))
     checkpoint.save(model, tmp_path / "m.safetensors")
     assert checkpoint.load(tmp_path / "m.safetensors").config == model.config

@@ -13,10 +13,17 @@ from fastrestore.convert import convert
 from fastrestore.errors import ModelError
 
 SMALL = {
+    "dmphn": {"channels": 3, "width": 4, "layers": 4},
     "dncnn": {"channels": 1, "width": 6, "depth": 4},
     "drunet": {"channels": 1, "widths": (4, 6, 8, 10), "blocks": 2},
+    "esdnet": {"channels": 1, "encoder_width": 4, "decoder_width": 8, "growth": 2, "blocks": 2},
     "ffdnet": {"channels": 3, "width": 6, "depth": 5},
+    "mimo-unet": {"channels": 3, "width": 8, "blocks": 3},
+    "nafnet": {"channels": 1, "width": 4, "encoder_blocks": (1, 3), "middle_blocks": 2, "decoder_blocks": (2, 1)},
     "rednet": {"channels": 3, "width": 6, "layers": 10, "skips": True},
+    "restormer": {"channels": 1, "width": 8, "blocks": (1, 2, 1, 3), "refinement_blocks": 2, "heads": (1, 2, 2, 4)},
+    "scunet": {"channels": 1, "width": 16, "blocks": (2, 1, 1, 2, 1, 3, 1), "head_width": 4, "window": 4},
+    "swinir": {"channels": 3, "width": 12, "blocks": (2, 3), "heads": (2, 3), "window": 4, "expansion": 3},
 }
 
 
@@ -37,13 +44,89 @@ def test_published_names_convert_with_their_configuration(name, suffix, tmp_path
     assert all(torch.equal(model.state_dict()[key], value) for key, value in state.items())
 
 
+def test_restormer_expansion_and_norm_follow_from_the_tensors(tmp_path):
+    for norm_bias in (True, False):
+        model = models.create("restormer", blocks=(1, 1, 1, 1), refinement_blocks=1, norm_bias=norm_bias)
+        save_file(model.state_dict(), tmp_path / "w.safetensors")
+        assert convert(tmp_path / "w.safetensors", "restormer").config == model.config
+
+
+def test_what_no_tensor_tells_is_given(tmp_path):
+    save_file(state_of("nafnet"), tmp_path / "w.safetensors")
+    assert convert(tmp_path / "w.safetensors", "nafnet").config.local == 0
+    assert convert(tmp_path / "w.safetensors", "nafnet", {"local": 384}).config.local == 384
+
+
+def test_swinir_tables_that_follow_from_the_configuration_are_left_out(tmp_path):
+    state = dict(state_of("swinir"))
+    for i, blocks in enumerate(SMALL["swinir"]["blocks"]):
+        for j in range(blocks):
+            path = f"layers.{i}.residual_group.blocks.{j}"
+            state[f"{path}.attn.relative_position_index"] = torch.zeros(16, 16, dtype=torch.int64)
+            if j % 2:
+                state[f"{path}.attn_mask"] = torch.zeros(4, 16, 16)
+    torch.save({"params": state}, tmp_path / "w.pth")
+    assert convert(tmp_path / "w.pth", "swinir").config.window == 4
+    save_file(state, tmp_path / "w.safetensors")
+    assert convert(tmp_path / "w.safetensors", "swinir").config.window == 4
+    state["attn_mask"] = torch.zeros(4, 16, 16)
+    torch.save(state, tmp_path / "w.pth")
+    with pytest.raises(ModelError, match="no tensor 'attn_mask'"):
+        convert(tmp_path / "w.pth", "swinir")
+
+
+def test_other_integers_are_refused(tmp_path):
+    state = dict(state_of("dncnn"))
+    state["model.2.bias"] = torch.ones(6, dtype=torch.int64)
+    save_file(state, tmp_path / "w.safetensors")
+    with pytest.raises(ModelError, match=r"model\.2\.bias' holds torch\.int64"):
+        convert(tmp_path / "w.safetensors", "dncnn")
+
+
+def test_swinir_of_windows_of_7_works_on_0_to_255(tmp_path):
+    save_file(
+        models.create("swinir", width=4, blocks=(1,), heads=(1,), window=7).state_dict(), tmp_path / "w.safetensors"
+    )
+    assert convert(tmp_path / "w.safetensors", "swinir").config.peak == 255
+
+
+def test_a_folder_of_parts_converts(tmp_path):
+    state = state_of("dmphn")
+    parts = {name.split(".")[0] for name in state}
+    for part in parts:
+        tensors = {name.removeprefix(f"{part}."): value for name, value in state.items() if name.startswith(f"{part}.")}
+        torch.save(tensors, tmp_path / f"{part}.pkl", _use_new_zipfile_serialization=False)  # as the authors' are
+    model = convert(tmp_path, "dmphn")
+    assert all(torch.equal(model.state_dict()[key], value) for key, value in state.items())
+    (tmp_path / "decoder_lv2.pkl").unlink()
+    with pytest.raises(ModelError, match=r"decoder_lv2\.layer13\.0\.bias of DMPHN is missing"):
+        convert(tmp_path, "dmphn")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ModelError, match=r"holds no \.pkl files"):
+        convert(tmp_path / "empty", "dmphn")
+
+
+@pytest.mark.parametrize("name", sorted(set(SMALL) - {"dncnn", "ffdnet", "rednet"}))
+def test_a_missing_and_an_unknown_tensor_are_named(name, tmp_path):
+    state = dict(state_of(name))
+    last = max(state)
+    value = state.pop(last)
+    torch.save(state, tmp_path / "w.pth")
+    with pytest.raises(ModelError) as caught:
+        convert(tmp_path / "w.pth", name)
+    assert last in str(caught.value)
+    torch.save(state | {last: value, "extra.weight": torch.ones(1)}, tmp_path / "w.pth")
+    with pytest.raises(ModelError, match=r"no tensor 'extra\.weight'"):
+        convert(tmp_path / "w.pth", name)
+
+
 def test_rednet10_has_no_inner_skips(tmp_path):
     save_file(models.create("rednet", layers=5, width=4).state_dict(), tmp_path / "w.safetensors")
     assert not convert(tmp_path / "w.safetensors", "rednet").config.skips
     assert convert(tmp_path / "w.safetensors", "rednet", {"skips": True}).config.skips
 
 
-@pytest.mark.parametrize("wrapper", ["params", "params_ema", "state_dict"])
+@pytest.mark.parametrize("wrapper", ["params", "params_ema", "state_dict", "model"])
 def test_wrappers_and_prefixes_come_off(wrapper, tmp_path):
     state = state_of("dncnn")
     torch.save({wrapper: {f"module.{key}": value for key, value in state.items()}}, tmp_path / "w.pth")

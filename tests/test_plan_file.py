@@ -24,7 +24,9 @@ SMALL = {
     "unet": {"widths": (16, 32), "blocks": 1},
     "autoencoder": {"widths": (16, 32), "blocks": 2},
     "drunet": {"widths": (16, 16, 32, 32), "blocks": 1},
+    "mimo-unet": {"width": 16, "blocks": 1},
 }
+NO_PLAN = {"dmphn", "esdnet", "nafnet", "restormer", "scunet", "swinir"}  # tests/models/test_published.py says why
 CARD = {"name": "test", "task": "denoise", "psnr": 31.0, "σ": [15, 25.5, None, True], "nested": {"a": {}}}
 
 
@@ -43,7 +45,7 @@ def run(plan: engine.Plan, height: int = 29, width: int = 35) -> np.ndarray:
 
 
 @pytest.mark.parametrize("precision", engine.PRECISIONS)
-@pytest.mark.parametrize("name", models.MODELS)
+@pytest.mark.parametrize("name", sorted(set(models.MODELS) - NO_PLAN))
 def test_the_same_bits_after_saving(name, precision, tmp_path):
     plan = engine.compile(small_model(name), precision, card=CARD)
     path = tmp_path / "m.frp"

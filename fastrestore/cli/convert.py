@@ -8,9 +8,9 @@ import typer
 
 
 def convert(
-    source: Annotated[Path, typer.Argument(help="A .safetensors, .pth, .pt, .ckpt or .mat file.")],
+    source: Annotated[Path, typer.Argument(help="A .safetensors, .pth, .pt, .pkl, .ckpt or .mat file.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="The model file to write (.safetensors).")],
-    arch: Annotated[str, typer.Option(help="Its architecture: dncnn, ffdnet, drunet or rednet.")],
+    arch: Annotated[str, typer.Option(help="Its architecture: dncnn, nafnet, swinir, ...; another name lists them.")],
     config: Annotated[
         list[str] | None, typer.Option(help="key=value that overrules what the tensors say; may be repeated.")
     ] = None,

@@ -1,9 +1,22 @@
 """What two models or more are built from.  Models hold plain torch modules, so that published parameter names
 stay; these functions run them, fused where our kernels apply."""
 
+from fastrestore.layers import reach
 from fastrestore.layers.fused import chain, conv2d, conv_transpose2d
+from fastrestore.layers.norm import ChannelNorm
 from fastrestore.layers.padding import pad_to_multiple
 from fastrestore.layers.residual import ResidualBlock
 from fastrestore.layers.sigma import sigma_map
+from fastrestore.layers.windows import window_attention
 
-__all__ = ["ResidualBlock", "chain", "conv2d", "conv_transpose2d", "pad_to_multiple", "sigma_map"]
+__all__ = [
+    "ChannelNorm",
+    "ResidualBlock",
+    "chain",
+    "conv2d",
+    "conv_transpose2d",
+    "pad_to_multiple",
+    "reach",
+    "sigma_map",
+    "window_attention",
+]

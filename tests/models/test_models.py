@@ -10,10 +10,17 @@ from fastrestore.errors import ModelError
 
 SMALL = {
     "autoencoder": {"widths": (4, 6), "blocks": 1},
+    "dmphn": {"width": 4},
     "dncnn": {"width": 6, "depth": 4},
     "drunet": {"widths": (4, 4, 6, 8), "blocks": 1},
+    "esdnet": {"encoder_width": 4, "decoder_width": 6, "growth": 2},
     "ffdnet": {"width": 6, "depth": 4},
+    "mimo-unet": {"width": 4, "blocks": 1},
+    "nafnet": {"width": 4, "encoder_blocks": (1, 1), "middle_blocks": 1, "decoder_blocks": (1, 1)},
     "rednet": {"width": 6, "layers": 5},
+    "restormer": {"width": 8, "blocks": (1, 1, 1, 1), "refinement_blocks": 1},
+    "scunet": {"width": 8, "blocks": (2, 1, 1, 2, 1, 1, 1), "head_width": 4, "window": 4},
+    "swinir": {"width": 12, "blocks": (2, 1), "heads": (2, 3), "window": 4},
     "unet": {"widths": (4, 6), "blocks": 1},
 }
 
