@@ -11,6 +11,7 @@ from typing import Any
 _HOMES = {
     "restore": "restorer",
     "Restorer": "restorer",
+    "batch": "bulk",
     "load": "zoo",
     "create": "models",
     "compile": "engine",

@@ -123,6 +123,15 @@ class Restorer:
         os.stat(source)  # that it is missing is the more useful message
         images.format_of(target)
         picture = images.read(source, max_pixels=max_pixels)
+        report = self.picture(picture, sigma, strength, progress)
+        report["notices"] += images.write(target, picture, quality=quality)
+        return report
+
+    def picture(
+        self, picture: images.Image, sigma: float | None = None, strength: float = 1.0, progress: Progress | None = None
+    ) -> dict[str, Any]:
+        """Restores a picture that image.read gave, in its place; returns file()'s report."""
+        self._check(sigma, strength)
         pixels, notices, clip = picture.pixels, list(picture.notices), True
         if pixels.dtype.kind == "f":
             low, high = float(pixels.min()), float(pixels.max())
@@ -135,7 +144,6 @@ class Restorer:
         height, width = pixels.shape[:2]
         del pixels
         picture.pixels = restored  # from here on the input's pixels need no memory
-        notices += images.write(target, picture, quality=quality)
         return {"sigma": used, "height": height, "width": width, "seconds": seconds, "notices": notices}
 
     def _check(self, sigma: float | None, strength: float) -> None:

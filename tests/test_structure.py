@@ -21,7 +21,7 @@ PYTHON = [
     ["lower_ops", "lower", "engine", "tiled"],
     ["planview"],
     ["restorer"],
-    ["degrade", "data", "evaluate"],
+    ["degrade", "data", "evaluate", "bulk"],
     ["train"],
     ["cli"],
 ]

@@ -12,7 +12,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from fastrestore.cli import compile, convert, eval, info, models, restore, train
+from fastrestore.cli import batch, compile, convert, eval, info, models, restore, train
 from fastrestore.cli.report import UsageError, describe, exit_code
 
 app = typer.Typer(
@@ -24,6 +24,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command()(restore.denoise)
+app.command()(batch.batch)
 app.command()(models.models)
 app.command()(info.info)
 app.command()(eval.eval)

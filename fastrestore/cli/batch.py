@@ -1,0 +1,131 @@
+"""fastrestore batch: a folder of pictures, unattended."""
+
+import json
+import logging
+import sys
+import time
+import warnings
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from fastrestore.cli.report import show_name
+
+
+def batch(
+    source: Annotated[Path, typer.Argument(metavar="IN", help="A folder of pictures, searched recursively.")],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="The results' folder, made if missing.")],
+    task: Annotated[str, typer.Option(help="What to remove: denoise, demoire or deblur.")] = "denoise",
+    model: Annotated[
+        str | None,
+        typer.Option(
+            help="A named model, a .safetensors file or a plan (.frp).  [default: the task's]", show_default=False
+        ),
+    ] = None,
+    sigma: Annotated[
+        float | None, typer.Option(min=0, max=255, help="Noise level in 0-255 units.  [default: each estimated]")
+    ] = None,
+    strength: Annotated[float, typer.Option(min=0, max=1, help="0 keeps the input, 1 restores fully.")] = 1.0,
+    include: Annotated[list[str] | None, typer.Option(help='Only these names below IN, such as "2024/*.png".')] = None,
+    exclude: Annotated[list[str] | None, typer.Option(help="Not these.")] = None,
+    name: Annotated[str, typer.Option(help="A result's name below OUT.")] = "{folder}/{stem}{suffix}",
+    suffix: Annotated[str | None, typer.Option(help="Format of the results, such as .png.  [default: kept]")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Leave out what is done and unchanged.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace results that exist.")] = False,
+    device: Annotated[str, typer.Option(help="auto or cpu.")] = "auto",
+    precision: Annotated[str, typer.Option(help="auto (float32), float32 or bfloat16.")] = "auto",
+    memory: Annotated[str, typer.Option(help="Budget beyond the pictures in hand, like 64MiB.")] = "1GiB",
+    threads: Annotated[int | None, typer.Option(min=1, help="Threads.  [default: all]", show_default=False)] = None,
+    quality: Annotated[int, typer.Option(min=1, max=100, help="Of JPEG results.")] = 95,
+    max_mpixel: Annotated[float, typer.Option(min=0, help="Refuse larger pictures.")] = 200,
+    as_json: Annotated[bool, typer.Option("--json", help="Report on stdout as one JSON object a line.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but errors.")] = False,
+) -> None:
+    """Restores a folder of pictures into another.
+
+    A picture that cannot be restored never stops the rest.  OUT/manifest.jsonl says of each what was done; --resume
+    goes on after an interruption, whatever it was, and redoes what has changed.
+    """
+    warnings.simplefilter("ignore")
+    logging.disable()
+    from fastrestore.bulk import batch as run
+    from fastrestore.bulk import find
+    from fastrestore.errors import FastrestoreError
+
+    total = len(find(source, out, include or (), exclude or (), name, suffix))
+    try:
+        records = run(
+            source, out, task=task, model=model, sigma=sigma, strength=strength, device=device, precision=precision,
+            memory=memory, threads=threads, include=include or (), exclude=exclude or (), name=name, suffix=suffix,
+            quality=quality, max_pixels=int(max_mpixel * 1e6), resume=resume, overwrite=overwrite,
+        )  # fmt: skip
+    except FastrestoreError:
+        raise
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from error
+    tally = Tally(total)
+    try:
+        for record in records:
+            tally.add(record)
+            if as_json:
+                print(json.dumps(record), flush=True)
+            _say(record, tally, as_json or quiet)
+    finally:
+        if not quiet and not as_json:
+            print(tally.text())
+    if tally.failed:
+        raise typer.Exit(1)
+
+
+class Tally:
+    """What has been done, how fast, and which stage the others wait for."""
+
+    def __init__(self, total: int):
+        self.total, self.start = total, time.perf_counter()
+        self.restored = self.skipped = self.failed = 0
+        self.megapixels = 0.0
+        self.busy = {"reading": 0.0, "restoring": 0.0, "writing": 0.0}
+
+    def add(self, record: dict[str, Any]) -> None:
+        self.failed += not record["ok"]
+        self.skipped += record["skipped"]
+        self.restored += record["ok"] and not record["skipped"]
+        if record["ok"] and not record["skipped"]:
+            self.megapixels += record["height"] * record["width"] / 1e6
+        for stage, seconds in record["seconds"].items():
+            self.busy[stage] += seconds
+
+    @property
+    def seconds(self) -> float:
+        return time.perf_counter() - self.start
+
+    def left(self) -> float:
+        """Seconds until all are done, if the rest is like what was restored."""
+        done = self.restored + self.failed
+        return (self.total - done - self.skipped) * self.seconds / done if done else 0.0
+
+    def text(self) -> str:
+        parts = [f"{self.restored} restored", f"{self.skipped} left out as done", f"{self.failed} failed"]
+        text = f"{', '.join(parts)}; {self.megapixels:.1f} megapixels in {self.seconds:.1f} s"
+        if not self.megapixels:
+            return text
+        shares = ", ".join(f"{stage} {100 * busy / self.seconds:.0f} %" for stage, busy in self.busy.items())
+        slowest = max(self.busy, key=self.busy.get)
+        return (
+            f"{text}: {self.megapixels / self.seconds:.2f} a second; {shares} of the time; {slowest} is the bottleneck"
+        )
+
+
+def _say(record: dict[str, Any], tally: Tally, silent: bool) -> None:
+    if not record["ok"]:
+        print(f"fastrestore: {record['error']}", file=sys.stderr)
+        return
+    if silent or record["skipped"]:
+        return
+    for notice in record["notices"]:
+        print(f"fastrestore: {show_name(record['input'])}: note: {notice}", file=sys.stderr)
+    rate = tally.megapixels / tally.seconds
+    done = tally.restored + tally.skipped + tally.failed
+    minutes, seconds = divmod(round(tally.left()), 60)
+    print(f"{done}/{tally.total}  {rate:.2f} megapixels/s, {minutes}:{seconds:02} left  {show_name(record['output'])}")

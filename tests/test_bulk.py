@@ -1,0 +1,237 @@
+"""Folders: what is restored, what is left out, and what an interruption leaves behind."""
+
+import errno
+import hashlib
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image as PilImage
+
+import fastrestore as fr
+from fastrestore import bulk
+from fastrestore import image as images
+from fastrestore.cli import main
+from fastrestore.errors import ImageError
+from tests.test_engine import small_model
+
+
+@pytest.fixture(scope="module")
+def plan(tmp_path_factory) -> str:
+    path = tmp_path_factory.mktemp("plan") / "small.frp"
+    fr.compile(small_model("unet")).save(path)
+    return str(path)
+
+
+def save(path: Path, seed: int, mode: str = "RGB", side: int = 24) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    shape = (side, side + seed, 3) if mode == "RGB" else (side, side + seed)
+    PilImage.fromarray(np.random.default_rng(seed).integers(0, 256, shape, np.uint8)).save(path)
+
+
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    source = tmp_path / "in"
+    for seed, name in enumerate(["b.png", "a.png", "deep/er/c.tif", "deep/d.bmp", "deep/e.jpg"]):
+        save(source / name, seed, "L" if name == "deep/d.bmp" else "RGB")
+    (source / "notes.txt").write_text("no picture")
+    (source / "deep" / "bad.png").write_bytes(b"no picture either")
+    return source
+
+
+def run(folder, out, plan, **options):
+    return list(fr.batch(folder, out, model=plan, sigma=20.0, **options))
+
+
+def hashes(out: Path) -> dict[str, str]:
+    return {
+        path.relative_to(out).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(out.rglob("*"))
+        if path.is_file() and path.name != bulk.MANIFEST
+    }
+
+
+def test_a_folder(folder, plan, tmp_path):
+    out = tmp_path / "out"
+    records = run(folder, out, plan)
+    assert [r["input"] for r in records] == [
+        "a.png",
+        "b.png",
+        "deep/bad.png",
+        "deep/d.bmp",
+        "deep/e.jpg",
+        "deep/er/c.tif",
+    ]
+    assert [r["input"] for r in records if not r["ok"]] == ["deep/bad.png"]
+    restorer = fr.Restorer(plan)
+    for record in records:
+        if not record["ok"]:
+            assert "bad.png" in record["error"]
+            continue
+        expected = tmp_path / f"expected{Path(record['input']).suffix}"
+        report = restorer.file(folder / record["input"], expected, 20.0)
+        assert (out / record["output"]).read_bytes() == expected.read_bytes()
+        assert record["output_sha256"] == hashlib.sha256(expected.read_bytes()).hexdigest()
+        assert record["input_sha256"] == hashlib.sha256((folder / record["input"]).read_bytes()).hexdigest()
+        assert (record["height"], record["width"]) == (report["height"], report["width"])
+        assert set(record["seconds"]) == {"reading", "restoring", "writing"}
+    lines = [json.loads(line) for line in (out / bulk.MANIFEST).read_text().splitlines()]
+    assert [line for line in lines if not line.get("begun")] == records
+    assert sorted(hashes(out)) == sorted(r["output"] for r in records if r["ok"])
+
+
+def test_resuming_redoes_what_changed_only(folder, plan, tmp_path):
+    out = tmp_path / "out"
+    first = run(folder, out, plan)
+    assert not any(r["ok"] for r in run(folder, out, plan))  # without resume results are not replaced
+    again = run(folder, out, plan, resume=True)
+    assert all(r["skipped"] for r in again if r["input"] != "deep/bad.png")
+    save(folder / "a.png", 9)
+    (out / "b.png").write_bytes(b"damaged")
+    (out / "deep/e.jpg").unlink()
+    save(folder / "deep" / "bad.png", 3)
+    redone = [r["input"] for r in run(folder, out, plan, resume=True) if not r["skipped"]]
+    assert redone == ["a.png", "b.png", "deep/bad.png", "deep/e.jpg"]
+    same = {r["input"]: r["output_sha256"] for r in first if r["ok"] and r["input"] != "a.png"}
+    for name, value in same.items():
+        assert hashlib.sha256((out / name).read_bytes()).hexdigest() == value
+    other = list(fr.batch(folder, out, model=plan, sigma=30.0, resume=True))  # other settings: all anew
+    assert not any(r["skipped"] for r in other) and all(r["ok"] for r in other)
+
+
+def test_results_of_others_are_left_alone(folder, plan, tmp_path):
+    out = tmp_path / "out"
+    save(out / "a.png", 5)
+    before = (out / "a.png").read_bytes()
+    for resume in (False, True):
+        record = run(folder, out, plan, resume=resume)[0]
+        assert not record["ok"] and "exists" in record["error"]
+        assert (out / "a.png").read_bytes() == before
+    assert run(folder, out, plan, overwrite=True)[0]["ok"]
+    assert (out / "a.png").read_bytes() != before
+
+
+def test_names_and_patterns(folder, plan, tmp_path):
+    out = tmp_path / "out"
+    records = run(
+        folder, out, plan, include=["deep/*"], exclude=["*bad*"], name="flat/{stem}-clean{suffix}", suffix=".png"
+    )
+    assert [r["output"] for r in records] == [f"flat/{stem}-clean.png" for stem in ("d", "e", "c")]
+    assert all(r["ok"] for r in records)
+
+
+def test_places_that_do_not_fit(folder, plan, tmp_path):
+    with pytest.raises(ImageError, match="would both become"):
+        run(folder, tmp_path / "out", plan, name="same{suffix}", suffix=".png")
+    with pytest.raises(ImageError, match="is an input"):
+        run(folder, folder, plan)
+    with pytest.raises(ImageError, match="outside"):
+        run(folder, tmp_path / "out", plan, name="../{stem}{suffix}")
+    with pytest.raises(ImageError, match="may hold"):
+        run(folder, tmp_path / "out", plan, name="{path}")
+    with pytest.raises(ImageError, match="no such folder"):
+        run(folder / "nowhere", tmp_path / "out", plan)
+    with pytest.raises(ImageError, match=r"\.gif"):
+        run(folder, tmp_path / "out", plan, suffix=".gif")
+    inside = folder / "results"  # a result folder inside the input is not read
+    assert sum(r["ok"] for r in run(folder, inside, plan)) == 5
+    assert sum(r["skipped"] for r in run(folder, inside, plan, resume=True)) == 5
+
+
+def test_links(folder, plan, tmp_path):
+    outside = tmp_path / "outside"
+    save(outside / "secret.png", 1)
+    (folder / "link.png").symlink_to(outside / "secret.png")
+    (folder / "inner.png").symlink_to("a.png")
+    (folder / "loop").symlink_to(folder, target_is_directory=True)
+    (folder / "elsewhere").symlink_to(outside, target_is_directory=True)
+    os.mkfifo(folder / "pipe.png")
+    records = {r["input"]: r for r in run(folder, tmp_path / "out", plan)}
+    assert "link out of the folder" in records["link.png"]["error"]
+    assert "not a plain file" in records["pipe.png"]["error"]
+    assert records["inner.png"]["ok"]
+    assert not any(name.startswith(("loop", "elsewhere")) for name in records)
+
+
+def test_one_batch_at_a_time(folder, plan, tmp_path):
+    going = fr.batch(folder, tmp_path / "out", model=plan, sigma=20.0)
+    next(going)
+    with pytest.raises(ImageError, match="another batch"):
+        run(folder, tmp_path / "out", plan)
+    going.close()  # stops its threads and frees the folder
+    assert sum(r["ok"] for r in run(folder, tmp_path / "out", plan, resume=True)) == 5
+
+
+def test_a_full_disk_ends_the_run_and_resumes(folder, plan, tmp_path, monkeypatch):
+    out, write, count = tmp_path / "out", images.write, [0]
+
+    def full(path, *arguments, **options):
+        count[0] += 1
+        if count[0] == 3:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+        return write(path, *arguments, **options)
+
+    monkeypatch.setattr(images, "write", full)
+    records = []
+    with pytest.raises(OSError, match="No space left"):
+        records.extend(fr.batch(folder, out, model=plan, sigma=20.0))
+    monkeypatch.setattr(images, "write", write)
+    assert sum(r["ok"] for r in run(folder, out, plan, resume=True)) == 5
+    assert hashes(out) == _uninterrupted(folder, plan, tmp_path)
+
+
+def _uninterrupted(folder, plan, tmp_path) -> dict[str, str]:
+    whole = tmp_path / "whole"
+    run(folder, whole, plan)
+    return hashes(whole)
+
+
+def test_killed_at_any_moment(plan, tmp_path):
+    """kill -9 at random moments: what is there is whole, and the resumed run's bytes are an uninterrupted one's."""
+    folder, out = tmp_path / "in", tmp_path / "out"
+    for seed in range(40):
+        save(folder / f"{seed:02}.png", seed, side=200)
+    expected = _uninterrupted(folder, plan, tmp_path)
+    call = f"fr.batch({str(folder)!r}, {str(out)!r}, model={plan!r}, sigma=20.0, threads=1, resume=True)"
+    script = f"import fastrestore as fr; print('on', flush=True); list({call})"
+    randomly, kills = random.Random(0), 0
+    for _ in range(60):
+        process = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE)
+        process.stdout.readline()
+        time.sleep(randomly.uniform(0.0, 0.6))
+        process.send_signal(signal.SIGKILL)
+        kills += process.wait() == -signal.SIGKILL
+        process.stdout.close()
+        for name, value in hashes(out).items() if out.exists() else ():
+            assert name.endswith(".part") or value == expected[name]
+        if len(hashes(out) if out.exists() else ()) == len(expected):
+            break
+    assert kills >= 3
+    records = run(folder, out, plan, resume=True)
+    assert all(r["ok"] for r in records)
+    assert hashes(out) == expected
+
+
+def test_the_command(folder, plan, tmp_path, capsys):
+    def call(*arguments) -> tuple[int, str, str]:
+        with pytest.raises(SystemExit) as ended:
+            main(["batch", str(folder), str(tmp_path / "out"), "--model", plan, "--sigma", "20", *arguments])
+        return ended.value.code, *capsys.readouterr()
+
+    code, out, err = call()
+    assert code == 1 and "bad.png" in err
+    assert "5 restored, 0 left out as done, 1 failed" in out and "is the bottleneck" in out and "megapixels/s" in out
+    (folder / "deep" / "bad.png").unlink()
+    code, out, err = call("--resume")
+    assert code == 0 and "0 restored, 5 left out as done, 0 failed" in out and not err
+    code, out, err = call("--overwrite", "--json")
+    assert code == 0 and all(json.loads(line)["ok"] for line in out.splitlines())
+    assert call("--strength", "7")[0] == 2
+    assert call("--model", "nothing")[0] == 3
