@@ -46,11 +46,15 @@ class PatchSampler:
         clean = np.empty((self.batch, self.patch, self.patch, 3), np.float32)
         is_grey = rng.random(self.batch) < self.grey
         for i in range(self.batch):
-            picture = self.pictures[rng.integers(len(self.pictures))]
-            y = rng.integers(picture.shape[0] - self.patch + 1)
-            x = rng.integers(picture.shape[1] - self.patch + 1)
-            crop = np.rot90(picture[y : y + self.patch, x : x + self.patch], rng.integers(4))
-            clean[i] = crop[:, ::-1] if rng.integers(2) else crop
+            clean[i] = crop(rng, self.pictures[rng.integers(len(self.pictures))], self.patch)
         clean /= 255
         clean[is_grey] = (clean[is_grey] @ self.LUMA)[..., None]
         return clean, is_grey
+
+
+def crop(rng: np.random.Generator, pictures: np.ndarray, side: int) -> np.ndarray:
+    """A random square part, turned and mirrored at random; all pictures alike.  pictures: [..., H, W, C]."""
+    y = rng.integers(pictures.shape[-3] - side + 1)
+    x = rng.integers(pictures.shape[-2] - side + 1)
+    part = np.rot90(pictures[..., y : y + side, x : x + side, :], rng.integers(4), (-3, -2))
+    return part[..., ::-1, :] if rng.integers(2) else part

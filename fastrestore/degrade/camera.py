@@ -1,0 +1,24 @@
+"""What the degradations share."""
+
+import cv2
+import numpy as np
+
+
+def checked(name: str, image: np.ndarray) -> np.ndarray:
+    """The image as float32 [H, W, C].  Raises TypeError and ValueError for what is no such picture."""
+    if not np.issubdtype(image.dtype, np.floating):
+        raise TypeError(f"{name}: image must be a float array in [0, 1], got {image.dtype}")
+    if image.ndim not in (2, 3) or image.size == 0 or (image.ndim == 3 and image.shape[2] not in (1, 3)):
+        raise ValueError(f"{name}: image must be [H, W] or [H, W, 1 or 3] and not empty, got {list(image.shape)}")
+    return np.ascontiguousarray(image, np.float32).reshape(*image.shape[:2], -1)
+
+
+def compressed(image: np.ndarray, quality: int) -> np.ndarray:
+    """The image as a JPEG of that quality gives it back; quality 0: unchanged.  float32 [H, W, 1 or 3] in [0, 1]."""
+    if quality == 0:
+        return image
+    samples = np.rint(image.clip(0, 1) * 255).astype(np.uint8)
+    _, content = cv2.imencode(".jpg", samples[..., ::-1], (cv2.IMWRITE_JPEG_QUALITY, quality))
+    mode = cv2.IMREAD_GRAYSCALE if samples.shape[2] == 1 else cv2.IMREAD_COLOR
+    decoded = cv2.imdecode(content, mode)
+    return decoded.reshape(samples.shape)[..., ::-1].astype(np.float32) / 255
