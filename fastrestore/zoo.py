@@ -11,7 +11,8 @@ from fastrestore import checkpoint, models
 from fastrestore.errors import ModelError
 
 WEIGHTS = Path(__file__).parent / "weights"
-DEFAULTS = {"denoise": "denoise-cnn"}  # the model that a task takes when none is named
+# The model that a task takes when none is named.
+DEFAULTS = {"denoise": "denoise-cnn", "demoire": "demoire-cnn", "deblur": "deblur-cnn"}
 
 
 @dataclass(frozen=True)

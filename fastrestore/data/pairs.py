@@ -14,7 +14,6 @@ import numpy as np
 from fastrestore import degrade
 from fastrestore.data.patches import PatchSampler, crop
 
-KINDS: dict[str, Callable] = {"blur": degrade.blur, "moire": degrade.moire}
 VERSION = 1  # counted up when a degradation's random parameters change: pairs made before are then not used
 
 
@@ -29,8 +28,8 @@ def make_pairs(
 ) -> list[np.ndarray]:
     """Degrades a random part of each picture, variants times over, or finds the pairs that were made before.
 
-    pictures: RGB uint8 [H, W, 3], no side below side.  kind: one of KINDS.  folder: where the pairs are kept, one
-    file a variant; a run that was cut off goes on with the next variant.  report: called with (done, of).
+    pictures: RGB uint8 [H, W, 3], no side below side.  kind: one of degrade.KINDS.  folder: where the pairs are kept,
+    one file a variant; a run that was cut off goes on with the next variant.  report: called with (done, of).
     Returns one array a variant, uint8 [pictures, 2, side, side, 3], degraded and clean, mapped from its file: it
     depends on the arguments alone, not on the number of processes.
     """
@@ -52,7 +51,7 @@ def make_pair(picture: np.ndarray, kind: str, side: int, seed: list[int]) -> np.
     rng = np.random.default_rng(seed)
     y, x = (rng.integers(size - side + 1) for size in picture.shape[:2])
     part = picture[y : y + side, x : x + side].astype(np.float32) / 255
-    made = KINDS[kind](part, seed=rng)
+    made = degrade.KINDS[kind](part, seed=rng)
     return np.stack([np.rint(image.clip(0, 1) * 255).astype(np.uint8) for image in (made.image, made.clean)])
 
 

@@ -43,17 +43,17 @@ class Blur:
 
     @classmethod
     def random(cls, rng: np.random.Generator) -> "Blur":
-        """A blur as found in pictures that are worth restoring: of 3 to 21 pixels."""
+        """A blur as found in pictures that are worth restoring: of 3 to 15 pixels."""
         kind = str(rng.choice(KINDS, p=(0.6, 0.2, 0.2)))
         return cls(
             kind=kind,
-            size=rng.uniform(2.5, 9) if kind == "defocus" else rng.uniform(4, 21),
+            size=rng.uniform(2.5, 7.5) if kind == "defocus" else rng.uniform(3, 15),
             anxiety=10 ** rng.uniform(-2.7, -1),
             exposure=rng.uniform(0.4, 1.0),
             angle=rng.uniform(0, 180),
             gamma=2.2,
-            sigma=rng.uniform(0.0, 2.0),
-            quality=int(rng.integers(80, 100)) if rng.random() < 0.4 else 0,
+            sigma=rng.uniform(0.0, 1.5),
+            quality=int(rng.integers(85, 100)) if rng.random() < 0.3 else 0,
         )
 
 

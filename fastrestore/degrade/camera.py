@@ -22,3 +22,8 @@ def compressed(image: np.ndarray, quality: int) -> np.ndarray:
     mode = cv2.IMREAD_GRAYSCALE if samples.shape[2] == 1 else cv2.IMREAD_COLOR
     decoded = cv2.imdecode(content, mode)
     return decoded.reshape(samples.shape)[..., ::-1].astype(np.float32) / 255
+
+
+def sensor_deviation(light: np.ndarray, gain: float, read_noise: float) -> np.ndarray:
+    """Standard deviation of a sensor's noise: shot noise of variance gain * light, and read noise.  Linear light."""
+    return np.sqrt(read_noise**2 + gain * np.maximum(light, 0))

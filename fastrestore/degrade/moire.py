@@ -12,7 +12,7 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from fastrestore.degrade.camera import checked, compressed
+from fastrestore.degrade.camera import checked, compressed, sensor_deviation
 
 CELL = 6  # fine samples a screen pixel and side
 GAMMA = 2.2  # of screen and picture
@@ -119,11 +119,11 @@ def moire(
     height, width = picture.shape[:2]
     camera = max(2, round(height * parameters.oversampling)), max(2, round(width * parameters.oversampling))
     raw = _expose(picture, camera, parameters)
-    deviation = np.sqrt(parameters.read_noise**2 + parameters.gain * raw)
-    raw += deviation * rng.standard_normal(raw.shape, np.float32)
+    raw += sensor_deviation(raw, parameters.gain, parameters.read_noise) * rng.standard_normal(raw.shape, np.float32)
     photo = _develop(raw, (height, width), parameters)
     x, y = _positions((height, width), (height, width), parameters, slice(0, height), slice(0, width))
-    clean = cv2.remap(picture, x, y, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REFLECT_101).clip(0, 1)
+    border = cv2.BORDER_REFLECT_101 if min(height, width) > 1 else cv2.BORDER_REPLICATE  # of one pixel, it never ends
+    clean = cv2.remap(picture, x, y, cv2.INTER_CUBIC, borderMode=border).clip(0, 1).reshape(picture.shape)
     if grey:
         photo, clean = (np.ascontiguousarray(part.mean(2, keepdims=True)) for part in (photo, clean))
     return MoireResult(photo.reshape(image.shape), clean.reshape(image.shape), parameters)
@@ -141,8 +141,9 @@ def _positions(
     v, u = np.ogrid[rows, columns]
     u = ((u + 0.5) * (width / grid[1]) - width / 2 + p.shift[0]) / half
     v = ((v + 0.5) * (height / grid[0]) - height / 2 + p.shift[1]) / half
-    lens = p.zoom * (1 + p.distortion * (u * u + v * v))
-    depth = 1 + p.tilt[0] * u + p.tilt[1] * v
+    # A picture smaller than its shift would be seen beyond the horizon: the limits act on nothing else.
+    lens = p.zoom * (1 + p.distortion * np.minimum(u * u + v * v, 4))
+    depth = np.maximum(1 + p.tilt[0] * u + p.tilt[1] * v, 0.25)
     cos, sin = math.cos(math.radians(p.rotation)), math.sin(math.radians(p.rotation))
     x = (cos * u - sin * v) * lens / depth * half + width / 2 - 0.5
     y = (sin * u + cos * v) * lens / depth * half + height / 2 - 0.5
@@ -158,7 +159,7 @@ def _expose(picture: np.ndarray, camera: tuple[int, int], p: Moire) -> np.ndarra
     screen = cv2.resize(picture, shown[::-1], interpolation=area).clip(0, 1) ** GAMMA
     mask = _mask(p.layout, p.contrast)
     spread = p.defocus * p.pitch * CELL  # of the blur, in fine samples
-    margin = 2 + math.ceil(3 * spread / CELL)
+    margin = 2 + math.ceil(4 * spread / CELL)  # OpenCV cuts a Gaussian of floats off there
     raw = np.empty(camera, np.float32)
     for top in range(0, camera[0], BLOCK):
         for left in range(0, camera[1], BLOCK):

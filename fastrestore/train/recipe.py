@@ -11,7 +11,7 @@ from pathlib import Path
 from types import UnionType
 from typing import Any, get_args, get_origin
 
-from fastrestore.data.pairs import KINDS
+from fastrestore.degrade import KINDS
 from fastrestore.errors import ModelError
 from fastrestore.train.losses import LOSSES
 
@@ -56,7 +56,9 @@ class Recipe:
             "sigma": 0 <= low <= high,
             "grey": 0 <= self.grey <= 1,
             "degradation": not self.degradation or self._degradation_fits(),
-            "loss": self.losses.keys() <= LOSSES.keys() and all(_is_positive(w) for w in self.losses.values()),
+            "loss": self.losses
+            and self.losses.keys() <= LOSSES.keys()
+            and all(_is_positive(weight) for weight in self.losses.values()),
             "budget_minutes": self.budget_minutes >= 0,
             "precision": self.precision in ("bfloat16", "float32"),
             "save_every": self.save_every > 0,

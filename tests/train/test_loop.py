@@ -7,8 +7,10 @@ import numpy as np
 import pytest
 import torch
 
+from fastrestore.degrade import KINDS
 from fastrestore.errors import ImageError, ModelError
 from fastrestore.train import Recipe, train
+from fastrestore.train.loop import _learning_rate
 
 
 @pytest.fixture(autouse=True)
@@ -62,6 +64,34 @@ def test_a_resumed_run_ends_with_the_same_weights(recipe, tmp_path, precision):
     assert same(whole, parts)
     assert same(whole, weights(train(recipe, tmp_path / "parts")))  # a finished run just returns its weights
     assert not same(whole, weights(train(dataclasses.replace(recipe, seed=1), tmp_path / "other")))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_resumed_run_on_made_pairs_ends_with_the_same_weights(recipe, tmp_path, kind):
+    recipe = dataclasses.replace(
+        recipe,
+        config={"widths": (8, 8), "blocks": 1, "sigma": False, "gain": True},
+        degradation={"kind": kind, "variants": 2, "side": 24},
+        loss={"charbonnier": 1.0, "fft": 0.1},
+        steps=6,
+    )
+    whole = weights(train(recipe, tmp_path / "whole"))
+    train(recipe, tmp_path / "parts", stop_after=4)
+    made = sorted((tmp_path / "parts").glob("pairs-*-0.npy"))
+    made[0].unlink()  # as if the run had been cut off before: made again, the same
+    assert same(whole, weights(train(recipe, tmp_path / "parts")))
+    assert not same(whole, weights(train(dataclasses.replace(recipe, seed=1), tmp_path / "other")))
+
+
+def test_a_budget_ends_the_schedule(recipe, tmp_path):
+    recipe = dataclasses.replace(recipe, steps=10**9, budget_minutes=1.5 / 60)
+    steps = []
+    train(recipe, tmp_path / "state", report=lambda step, *_: steps.append(step), stop_after=4)
+    model = train(recipe, tmp_path / "state", report=lambda step, *_: steps.append(step))
+    assert steps[0] == 4 < steps[-1] < 10**6
+    again = train(recipe, tmp_path / "state", report=lambda step, *_: steps.append(step))
+    assert same(weights(model), weights(again))  # spent: nothing is added
+    assert _learning_rate(recipe, 10**5, 1.0) == pytest.approx(0.01 * recipe.learning_rate)
 
 
 def test_training_lowers_the_loss(recipe, tmp_path):
