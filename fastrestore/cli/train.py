@@ -34,7 +34,7 @@ def train(
     import torch
 
     from fastrestore import checkpoint
-    from fastrestore.train import load_recipe
+    from fastrestore.train import load_recipe, status
     from fastrestore.train import train as run
 
     if output.suffix != ".safetensors":
@@ -51,7 +51,8 @@ def train(
         typer.echo(f"step {step} of {plan.steps}: loss {loss:.5f}, {rate:.1f} steps/s", err=True)
 
     folder = state or Path("runs") / plan.name
-    model, done = run(plan, folder, data=data, device=device, report=report, stop_after=stop_after)
+    model = run(plan, folder, data=data, device=device, report=report, stop_after=stop_after)
+    done = status(plan, folder)
     if not done.ended and not unfinished:
         typer.echo(f"stopped after step {done.step} of {plan.steps}; the same command goes on from there")
         return

@@ -6,6 +6,7 @@ import math
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -51,10 +52,12 @@ def train(
     step = run.resume()
     last = recipe.steps if stop_after is None else min(recipe.steps, step + stop_after)
     losses, since = [], time.perf_counter()
-    while step < last and run.progress(step) < 1:
+    ended = run.progress(step) >= 1
+    while step < last and not ended:
         losses.append(run.step(step, tuple(part if part is None else part.to(device) for part in batches(step))))
         step += 1
-        if step % recipe.save_every == 0 or step == last or run.progress(step) >= 1:
+        ended = run.progress(step) >= 1
+        if step % recipe.save_every == 0 or step == last or ended:
             mean = torch.stack(losses).mean().item()
             if not math.isfinite(mean):
                 raise ModelError(f"the loss is not finite after step {step}; the last state in {state} is good")
@@ -64,6 +67,26 @@ def train(
             losses, since = [], time.perf_counter()
     model.load_state_dict(run.average)
     return model.eval()
+
+
+@dataclass(frozen=True)
+class Status:
+    """How far a training has come."""
+
+    step: int
+    seconds: float
+    ended: bool  # by its steps or its budget
+
+
+def status(recipe: Recipe, state: Path) -> Status:
+    """What the saved state says.  Raises ModelError where there is none or it cannot be read."""
+    try:
+        with safe_open(state / "state.safetensors", "pt") as file:
+            step, seconds = (file.get_tensor(name).item() for name in ("step", "seconds"))
+    except (SafetensorError, OSError) as error:
+        raise ModelError(f"{state}: no training state there ({error})") from error
+    budget = 60 * recipe.budget_minutes
+    return Status(step, seconds, step >= recipe.steps or bool(budget and seconds >= budget))
 
 
 def _initial_model(recipe: Recipe) -> nn.Module:

@@ -57,6 +57,9 @@ def test_train_resumes_and_writes_a_model_with_its_card(pictures, tmp_path):
     assert result.exit_code == 0
     assert "goes on from there" in result.output
     assert not path.exists()
+    early = tmp_path / "early.safetensors"
+    assert run(train, *arguments[:-1], early, "--stop-after", 0, "--unfinished").exit_code == 0
+    assert checkpoint.describe(early).card["steps"] == 3
     assert run(train, *arguments).exit_code == 0
     card = checkpoint.describe(path).card
     assert (card["name"], card["task"], card["family"]) == ("denoise-test", "denoise", "test")

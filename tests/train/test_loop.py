@@ -10,7 +10,7 @@ import torch
 from fastrestore.degrade import KINDS
 from fastrestore.errors import ImageError, ModelError
 from fastrestore.train import Recipe, train
-from fastrestore.train.loop import _learning_rate
+from fastrestore.train.loop import _learning_rate, status
 
 
 @pytest.fixture(autouse=True)
@@ -91,6 +91,8 @@ def test_a_budget_ends_the_schedule(recipe, tmp_path):
     assert steps[0] == 4 < steps[-1] < 10**6
     again = train(recipe, tmp_path / "state", report=lambda step, *_: steps.append(step))
     assert same(weights(model), weights(again))  # spent: nothing is added
+    assert status(recipe, tmp_path / "state").ended
+    assert not status(dataclasses.replace(recipe, budget_minutes=1.0), tmp_path / "state").ended
     assert _learning_rate(recipe, 10**5, 1.0) == pytest.approx(0.01 * recipe.learning_rate)
 
 
