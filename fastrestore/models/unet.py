@@ -29,6 +29,7 @@ class UNet(nn.Module):
     """
 
     Config = UNetConfig
+    takes_sigma = True  # unless the configuration says otherwise
 
     def __init__(self, config: UNetConfig):
         super().__init__()
