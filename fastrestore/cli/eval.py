@@ -17,7 +17,8 @@ def eval(
         bool, typer.Option("--pairs", help="The folder holds pairs, like NAME_real.png and NAME_mean.png.")
     ] = False,
     degradation: Annotated[
-        str | None, typer.Option("--degrade", metavar="KIND", help="moire or blur, simulated, instead of noise.")
+        str | None,
+        typer.Option("--degrade", metavar="KIND", help="moire, blur and so on, simulated, instead of noise."),
     ] = None,
     grey: Annotated[bool, typer.Option("--grey", help="Turn colour pictures to their luma.")] = False,
     blind: Annotated[

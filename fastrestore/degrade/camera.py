@@ -3,6 +3,9 @@
 import cv2
 import numpy as np
 
+# Ways to fill in the colours that a pixel has not seen; OpenCV names the pattern, red first, by its second row.
+BAYER = {"bilinear": cv2.COLOR_BayerBG2RGB, "edge-aware": cv2.COLOR_BayerBG2RGB_EA}
+
 
 def checked(name: str, image: np.ndarray) -> np.ndarray:
     """The image as float32 [H, W, C].  Raises TypeError and ValueError for what is no such picture."""
@@ -27,3 +30,10 @@ def compressed(image: np.ndarray, quality: int) -> np.ndarray:
 def sensor_deviation(light: np.ndarray, gain: float, read_noise: float) -> np.ndarray:
     """Standard deviation of a sensor's noise: shot noise of variance gain * light, and read noise.  Linear light."""
     return np.sqrt(read_noise**2 + gain * np.maximum(light, 0))
+
+
+def filtered(colours: np.ndarray, top: int, left: int) -> np.ndarray:
+    """One colour of each pixel: red at even rows and columns, blue at odd ones, else green."""
+    odd_rows = (np.arange(top, top + colours.shape[0]) % 2)[:, None]
+    odd_columns = np.arange(left, left + colours.shape[1]) % 2
+    return np.take_along_axis(colours, (odd_rows + odd_columns)[..., None], 2)[..., 0]

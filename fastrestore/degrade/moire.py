@@ -12,14 +12,12 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from fastrestore.degrade.camera import checked, compressed, sensor_deviation
+from fastrestore.degrade.camera import BAYER, checked, compressed, filtered, sensor_deviation
 
 CELL = 6  # fine samples a screen pixel and side
 GAMMA = 2.2  # of screen and picture
 BLOCK = 384  # camera pixels a side that are rendered at once: bounds the memory, changes nothing
 LAYOUTS = ("stripe", "stripe-bgr", "delta", "chevron", "diamond")
-DEMOSAIC = ("bilinear", "edge-aware")
-_BAYER = {"bilinear": cv2.COLOR_BayerBG2RGB, "edge-aware": cv2.COLOR_BayerBG2RGB_EA}  # red first, in OpenCV's naming
 
 
 @dataclass(frozen=True)
@@ -48,8 +46,8 @@ class Moire:
     quality: int = 92  # of the JPEG; 0: not compressed
 
     def __post_init__(self):
-        if self.layout not in LAYOUTS or self.demosaic not in DEMOSAIC:
-            raise ValueError(f"degrade.moire: layout is one of {LAYOUTS}, demosaic of {DEMOSAIC}")
+        if self.layout not in LAYOUTS or self.demosaic not in tuple(BAYER):
+            raise ValueError(f"degrade.moire: layout is one of {LAYOUTS}, demosaic of {tuple(BAYER)}")
         positive = ("pitch", "oversampling", "zoom", "defocus", "brightness", "gamma")
         wrong = [name for name in positive if not getattr(self, name) > 0]
         wrong += [name for name in ("veil", "gain", "read_noise", "sharpening") if not getattr(self, name) >= 0]
@@ -84,7 +82,7 @@ class Moire:
             veil=rng.uniform(0.0, 0.02),
             gain=10 ** rng.uniform(-4.5, -2.8),
             read_noise=10 ** rng.uniform(-3.5, -2.3),
-            demosaic=str(rng.choice(DEMOSAIC)),
+            demosaic=str(rng.choice(list(BAYER))),
             gamma=rng.uniform(2.05, 2.4),
             sharpening=rng.uniform(0.0, 0.6),
             quality=int(rng.integers(75, 99)),
@@ -177,27 +175,20 @@ def _expose(picture: np.ndarray, camera: tuple[int, int], p: Moire) -> np.ndarra
             x = (x - x0 + 0.5) * CELL - 0.5
             y = (y - y0 + 0.5) * CELL - 0.5
             seen = cv2.remap(fine, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
-            raw[rows, columns] = _filtered(seen, rows.start, columns.start)
+            raw[rows, columns] = filtered(seen, rows.start, columns.start)
     gains = np.asarray(p.balance, np.float32) * np.float32(p.brightness)
     v, u = np.ogrid[0 : camera[0], 0 : camera[1]]
     half = math.hypot(*camera) / 2
     light = 1 + p.falloff[0] * (u - camera[1] / 2) / half + p.falloff[1] * (v - camera[0] / 2) / half
     every = np.broadcast_to(gains, (2, 2, 3))
-    gains = np.tile(_filtered(every, 0, 0), (-(-camera[0] // 2), -(-camera[1] // 2)))[: camera[0], : camera[1]]
+    gains = np.tile(filtered(every, 0, 0), (-(-camera[0] // 2), -(-camera[1] // 2)))[: camera[0], : camera[1]]
     return (raw * gains * light + p.veil).astype(np.float32)
-
-
-def _filtered(colours: np.ndarray, top: int, left: int) -> np.ndarray:
-    """One colour of each pixel: red at even rows and columns, blue at odd ones, else green."""
-    odd_rows = (np.arange(top, top + colours.shape[0]) % 2)[:, None]
-    odd_columns = np.arange(left, left + colours.shape[1]) % 2
-    return np.take_along_axis(colours, (odd_rows + odd_columns)[..., None], 2)[..., 0]
 
 
 def _develop(raw: np.ndarray, size: tuple[int, int], p: Moire) -> np.ndarray:
     """From the sensor's values to the picture that is kept: float32 [H, W, 3]."""
     bits = np.rint(raw.clip(0, 1) * 65535).astype(np.uint16)
-    colours = cv2.cvtColor(bits, _BAYER[p.demosaic]).astype(np.float32) / 65535
+    colours = cv2.cvtColor(bits, BAYER[p.demosaic]).astype(np.float32) / 65535
     photo = colours ** np.float32(1 / p.gamma)
     photo = cv2.resize(photo, size[::-1], interpolation=cv2.INTER_AREA)
     if p.sharpening:

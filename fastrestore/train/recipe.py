@@ -29,7 +29,7 @@ class Recipe:
     batch: int = 16
     steps: int = 20000
     # What the model undoes: {} is white noise, new for each patch.  Others are slower to make than a training step,
-    # so pairs are made ahead: { kind = "moire" or "blur", variants = of each picture, side = of the pairs in pixels }.
+    # so pairs are made ahead: { kind = of degrade.KINDS, variants = of each picture, side = of the pairs in pixels }.
     degradation: dict[str, Any] = field(default_factory=dict)
     sigma: tuple[float, float] = (0.0, 55.0)  # white noise: its level, uniform between these, in 0-255 units
     grey: float = 0.0  # share of grey patches
