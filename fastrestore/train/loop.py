@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from fastrestore import checkpoint, models
 from fastrestore.data import PairSampler, PatchSampler, load_pictures, make_pairs
 from fastrestore.errors import ModelError
+from fastrestore.train.adversarial import Critic
 from fastrestore.train.losses import weighted
 from fastrestore.train.recipe import Recipe, data_folders
 
@@ -109,6 +110,9 @@ class _Run:
         self.optimiser = torch.optim.Adam(self.parameters, lr=recipe.learning_rate, fused=True)
         self.average = {name: p.detach().clone() for name, p in model.named_parameters()}
         self.loss = weighted(recipe.losses)
+        self.critic: Critic | None = None
+        if recipe.adversarial is not None:
+            self.critic = Critic(model.config.channels, recipe.adversarial, next(model.parameters()).device.type)
         self.spent, self.began = 0.0, time.perf_counter()  # seconds before this call, and when this call began
 
     def seconds(self) -> float:
@@ -122,12 +126,17 @@ class _Run:
 
     def step(self, step: int, batch: Batch) -> Tensor:
         recipe = self.recipe
+        rate = _learning_rate(recipe, step, self.progress(step))
         for group in self.optimiser.param_groups:
-            group["lr"] = _learning_rate(recipe, step, self.progress(step))
+            group["lr"] = rate
         clean, degraded, sigma = batch
         with torch.autocast(clean.device.type, torch.bfloat16, enabled=recipe.precision == "bfloat16"):
             restored = self.model(degraded, sigma) if self.model.takes_sigma else self.model(degraded)
-        loss = self.loss(restored.float(), clean)
+            restored = restored.float()
+            if self.critic:
+                self.critic.learn(clean, restored.detach(), rate / recipe.learning_rate)
+            verdict = self.critic.judge(clean, restored) if self.critic else 0.0
+        loss = self.loss(restored, clean) + verdict
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(self.parameters, recipe.clip)
@@ -143,6 +152,7 @@ class _Run:
             ("init", ""),
             ("loss", "l1"),
             ("degradation", {}),
+            ("adversarial", None),
         ):  # younger than the first states: left out where unused
             if values[key] == default:
                 del values[key]
@@ -158,6 +168,8 @@ class _Run:
                 f"exp_avg/{name}": moments["exp_avg"].contiguous(),
                 f"exp_avg_sq/{name}": moments["exp_avg_sq"].contiguous(),
             }
+        if self.critic:
+            tensors |= _critic_state(self.critic)
         self.folder.mkdir(parents=True, exist_ok=True)
         partial = self.folder / "state.partial"
         save_file(tensors, partial, metadata={"recipe": self._identity()})
@@ -186,7 +198,28 @@ class _Run:
                     "exp_avg": torch.empty_like(parameter).copy_(tensors[f"exp_avg/{name}"]),
                     "exp_avg_sq": torch.empty_like(parameter).copy_(tensors[f"exp_avg_sq/{name}"]),
                 }
+            if self.critic:
+                _restore_critic(self.critic, tensors, step)
         return step
+
+
+def _critic_state(critic: Critic) -> dict[str, Tensor]:
+    """Weights, the vectors of the spectral norm, and the optimiser's moments."""
+    tensors = {f"critic/{name}": value.contiguous() for name, value in critic.module.state_dict().items()}
+    for name, parameter in critic.module.named_parameters():
+        for moment in ("exp_avg", "exp_avg_sq"):
+            tensors[f"critic {moment}/{name}"] = critic.optimiser.state[parameter][moment].contiguous()
+    return tensors
+
+
+def _restore_critic(critic: Critic, tensors: dict[str, Tensor], step: int) -> None:
+    for name, value in critic.module.state_dict().items():
+        value.copy_(tensors[f"critic/{name}"])
+    for name, parameter in critic.module.named_parameters():
+        moments = {key: torch.empty_like(parameter) for key in ("exp_avg", "exp_avg_sq")}
+        for key, moment in moments.items():
+            moment.copy_(tensors[f"critic {key}/{name}"])
+        critic.optimiser.state[parameter] = {"step": torch.tensor(float(step)), **moments}
 
 
 def _learning_rate(recipe: Recipe, step: int, progress: float) -> float:

@@ -13,6 +13,7 @@ from typing import Any, get_args, get_origin
 
 from fastrestore.degrade import KINDS
 from fastrestore.errors import ModelError
+from fastrestore.train.adversarial import settings
 from fastrestore.train.losses import LOSSES
 
 
@@ -39,6 +40,9 @@ class Recipe:
     ema: float = 0.999  # decay of the averaged weights, which are what is saved
     # One of train/losses.py, or several with their weights, like { l1 = 1.0, fft = 0.05 }; l2's optimum is PSNR's own
     loss: str | dict = "l1"
+    # Adversarial training beside the loss, where given: what differs from train/adversarial.py's DEFAULTS, like
+    # { weight = 0.005, loss = "hinge" }.
+    adversarial: dict[str, Any] | None = None
     precision: str = "bfloat16"  # of the autocast region, or "float32"
     seed: int = 0
     save_every: int = 1000  # steps between resumable states
@@ -59,6 +63,7 @@ class Recipe:
             "loss": self.losses
             and self.losses.keys() <= LOSSES.keys()
             and all(_is_positive(weight) for weight in self.losses.values()),
+            "adversarial": self.adversarial is None or _settings_fit(self.adversarial),
             "budget_minutes": self.budget_minutes >= 0,
             "precision": self.precision in ("bfloat16", "float32"),
             "save_every": self.save_every > 0,
@@ -81,6 +86,13 @@ class Recipe:
             and all(isinstance(n, int) and not isinstance(n, bool) and n > 0 for n in counts)
             and asked["side"] >= self.patch
         )
+
+
+def _settings_fit(asked: dict[str, Any]) -> bool:
+    try:
+        return bool(settings(asked))
+    except ValueError as error:
+        raise ModelError(f"recipe: adversarial: {error}") from error
 
 
 def _is_positive(value: Any) -> bool:

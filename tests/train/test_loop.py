@@ -83,6 +83,16 @@ def test_a_resumed_run_on_made_pairs_ends_with_the_same_weights(recipe, tmp_path
     assert not same(whole, weights(train(dataclasses.replace(recipe, seed=1), tmp_path / "other")))
 
 
+@pytest.mark.parametrize("asked", [{}, {"loss": "hinge", "relativistic": False}, {"loss": "hinge"}], ids=str)
+def test_adversarial_training_resumes_to_the_same_weights(recipe, tmp_path, asked):
+    plain = weights(train(recipe, tmp_path / "plain"))
+    recipe = dataclasses.replace(recipe, adversarial={"weight": 0.1, "width": 4, "layers": 2} | asked)
+    whole = weights(train(recipe, tmp_path / "whole"))
+    train(recipe, tmp_path / "parts", stop_after=5)
+    assert same(whole, weights(train(recipe, tmp_path / "parts")))
+    assert not same(whole, plain)
+
+
 def test_a_budget_ends_the_schedule(recipe, tmp_path):
     recipe = dataclasses.replace(recipe, steps=10**9, budget_minutes=1.5 / 60)
     steps = []
