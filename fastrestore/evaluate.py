@@ -43,9 +43,11 @@ class Score:
     sigma: float | None  # of the added noise
     pictures: int
     psnr: float  # dB
+    input_psnr: float  # of the degraded input, clipped and rounded alike
     ssim: float
-    input_psnr: float  # dB, of the degraded input, clipped and rounded alike
     input_ssim: float
+    texture: float  # metrics.texture_distance: 0 where the fine texture is as strong as the clean picture's
+    input_texture: float
     milliseconds: float  # a megapixel, of the model alone
 
 
@@ -106,7 +108,8 @@ def evaluate(
         seconds += time.perf_counter() - start
         pixels += clean.shape[0] * clean.shape[1]
         both = _to_bytes(restored), _to_bytes(noisy)
-        rows.append([measure(x, clean) for x in both for measure in (metrics.psnr, metrics.ssim)])
+        measures = metrics.psnr, metrics.ssim, metrics.texture_distance
+        rows.append([measure(x, clean) for measure in measures for x in both])
     kind = degradation or ("pairs" if pairs else "noise")
     return Score(kind, sigma, len(rows), *np.mean(rows, axis=0).tolist(), 1e9 * seconds / pixels)
 

@@ -12,7 +12,8 @@ from pathlib import Path
 import numpy as np
 
 from fastrestore import degrade
-from fastrestore.data.patches import PatchSampler, crop
+from fastrestore.data.augment import crop, cutmix
+from fastrestore.data.patches import PatchSampler
 
 VERSION = 1  # counted up when a degradation's random parameters change: pairs made before are then not used
 
@@ -76,9 +77,10 @@ def _make_variant(pictures: list[np.ndarray], kind: str, side: int, variant: int
 class PairSampler:
     """Batches of augmented pairs; batch k depends on (seed, k) alone, so training can resume exactly."""
 
-    def __init__(self, pairs: list[np.ndarray], patch: int, batch: int, grey: float, seed: int):
-        """pairs: as make_pairs returns them.  patch: side in pixels.  grey: share of pairs turned to grey."""
-        self.pairs, self.patch, self.batch, self.grey, self.seed = pairs, patch, batch, grey, seed
+    def __init__(self, pairs: list[np.ndarray], patch: int, batch: int, grey: float, seed: int, mix: float = 0.0):
+        """pairs: as make_pairs returns them.  patch: side in pixels.  grey: share of pairs turned to grey.  mix:
+        share of pairs that get a rectangle of another."""
+        self.pairs, self.patch, self.batch, self.grey, self.seed, self.mix = pairs, patch, batch, grey, seed, mix
 
     def __call__(self, step: int) -> tuple[np.ndarray, np.ndarray]:
         """Returns (clean, degraded), each [N, P, P, 3] float32 in [0, 1]."""
@@ -91,4 +93,6 @@ class PairSampler:
             both[i] = crop(rng, pair, self.patch)
         both /= 255
         both[is_grey] = (both[is_grey] @ PatchSampler.LUMA)[..., None]
+        if self.mix:
+            both = cutmix(rng, both, self.mix)
         return both[:, 1], both[:, 0]

@@ -5,6 +5,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from fastrestore.data.augment import crop
 from fastrestore.errors import ImageError
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"}
@@ -50,11 +51,3 @@ class PatchSampler:
         clean /= 255
         clean[is_grey] = (clean[is_grey] @ self.LUMA)[..., None]
         return clean, is_grey
-
-
-def crop(rng: np.random.Generator, pictures: np.ndarray, side: int) -> np.ndarray:
-    """A random square part, turned and mirrored at random; all pictures alike.  pictures: [..., H, W, C]."""
-    y = rng.integers(pictures.shape[-3] - side + 1)
-    x = rng.integers(pictures.shape[-2] - side + 1)
-    part = np.rot90(pictures[..., y : y + side, x : x + side, :], rng.integers(4), (-3, -2))
-    return part[..., ::-1, :] if rng.integers(2) else part

@@ -153,6 +153,7 @@ class _Run:
             ("loss", "l1"),
             ("degradation", {}),
             ("adversarial", None),
+            ("mix", 0.0),
         ):  # younger than the first states: left out where unused
             if values[key] == default:
                 del values[key]
@@ -242,7 +243,7 @@ def _batches(recipe: Recipe, pictures: list[np.ndarray], state: Path) -> Callabl
         state,
         lambda done, of: print(f"pairs: {done} of {of} variants", file=sys.stderr),
     )
-    sampler = PairSampler(pairs, recipe.patch, recipe.batch, recipe.grey, recipe.seed)
+    sampler = PairSampler(pairs, recipe.patch, recipe.batch, recipe.grey, recipe.seed, recipe.mix)
 
     def pair(step: int) -> Batch:
         clean, degraded = (torch.from_numpy(part).permute(0, 3, 1, 2) for part in sampler(step))

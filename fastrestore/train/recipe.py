@@ -34,6 +34,7 @@ class Recipe:
     degradation: dict[str, Any] = field(default_factory=dict)
     sigma: tuple[float, float] = (0.0, 55.0)  # white noise: its level, uniform between these, in 0-255 units
     grey: float = 0.0  # share of grey patches
+    mix: float = 0.0  # share of pairs made ahead that get a rectangle of another pair
     learning_rate: float = 1e-3  # Adam's, warmed up linearly, then one cosine down to 1 % of it
     warmup: int = 200  # steps
     clip: float = 0.5  # of the gradient's norm
@@ -59,6 +60,7 @@ class Recipe:
             "patch": self.patch > 0,
             "sigma": 0 <= low <= high,
             "grey": 0 <= self.grey <= 1,
+            "mix": 0 <= self.mix <= (1 if self.degradation else 0),
             "degradation": not self.degradation or self._degradation_fits(),
             "loss": self.losses
             and self.losses.keys() <= LOSSES.keys()
