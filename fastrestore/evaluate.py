@@ -1,8 +1,10 @@
 """Quality of a model on a folder of pictures, by the field's protocol.
 
 Added noise: white Gaussian of standard deviation σ / 255, drawn by NumPy's RandomState(0) anew for each picture,
-added in float and neither clipped nor quantised.  The result is clipped to [0, 1] and rounded to 8 bits; PSNR and
-SSIM against the clean picture over all pixels and channels, no border cut; the mean over the pictures.
+added in float and neither clipped nor quantised.  Moiré and blur: degrade.KINDS with the picture's number as its
+seed, the degraded picture rounded to 8 bits, as one from a file is.  The result is clipped to [0, 1] and rounded to
+8 bits; PSNR and SSIM against the clean picture over all pixels and channels, no border cut; the mean over the
+pictures.
 """
 
 import re
@@ -21,7 +23,15 @@ from fastrestore.tiled import TiledModel
 Report = Callable[[str, int, int], None]  # picture, done, of
 
 # A noisy picture and its clean one: the same name but for one of these words, after "_" or before it.
-PAIRS = (("real", "mean"), ("noisy", "clean"), ("noisy", "gt"), ("moire", "gt"), ("blur", "sharp"), ("blur", "gt"))
+PAIRS = (
+    ("real", "mean"),
+    ("noisy", "clean"),
+    ("noisy", "gt"),
+    ("moire", "gt"),
+    ("src", "tar"),
+    ("blur", "sharp"),
+    ("blur", "gt"),
+)
 LUMA = np.array([0.299, 0.587, 0.114], np.float64)  # ITU-R BT.601
 
 
@@ -29,11 +39,15 @@ LUMA = np.array([0.299, 0.587, 0.114], np.float64)  # ITU-R BT.601
 class Score:
     """Means over the pictures of a folder."""
 
-    sigma: float | None  # of the added noise; None for pairs
+    kind: str  # what degraded them: "noise", "pairs" or a key of degrade.KINDS
+    sigma: float | None  # of the added noise
     pictures: int
     psnr: float  # dB
+    input_psnr: float  # of the degraded input, clipped and rounded alike
     ssim: float
-    input_psnr: float  # dB, of the degraded input, clipped and rounded alike
+    input_ssim: float
+    texture: float  # metrics.texture_distance: 0 where the fine texture is as strong as the clean picture's
+    input_texture: float
     milliseconds: float  # a megapixel, of the model alone
 
 
@@ -43,6 +57,7 @@ def evaluate(
     sigma: float | None = None,
     *,
     pairs: bool = False,
+    degradation: str | None = None,
     grey: bool = False,
     blind: bool = False,
     eager: bool = False,
@@ -54,13 +69,15 @@ def evaluate(
 
     sigma: of the added noise in 0-255 units; with pairs, what a σ-conditioned model is told (None: estimated).
     pairs: the folder holds noisy and clean pictures (see PAIRS) and no noise is added.  grey: colour pictures are
-    turned to their luma.  blind: σ is estimated from each noisy picture instead of given.  eager: run the module
-    operator by operator (its convolutions still by our kernels), not the compiled plan.  limit: the first so many
-    pictures by name.
+    turned to their luma.  degradation: a key of degrade.KINDS, instead of noise.  blind: σ is estimated from each
+    noisy picture instead of given.  eager: run the module operator by operator (its convolutions still by our
+    kernels), not the compiled plan.  limit: the first so many pictures by name.
     Raises ImageError for a folder without pictures and for a picture the model has the wrong channels for.
     """
-    if not pairs and sigma is None:
+    if not pairs and degradation is None and sigma is None:
         raise ImageError(f"{folder}: without pairs, sigma says how much noise to add")
+    if degradation is not None and (pairs or degradation not in degrade.KINDS):
+        raise ImageError(f"{folder}: a degradation is one of {', '.join(degrade.KINDS)}, and not for pairs")
     files = _pairs(folder) if pairs else [(path, path) for path in _pictures(folder)]
     files = files[:limit]
     if not files:
@@ -78,6 +95,9 @@ def evaluate(
             if noisy.shape != clean.shape:
                 raise ImageError(f"{noisy_path} is {noisy.shape}, its clean picture {clean.shape}")
             noisy = noisy.astype(np.float32) / 255
+        elif degradation:
+            made = degrade.KINDS[degradation]((clean / 255).astype(np.float32), seed=done)
+            clean, noisy = _to_bytes(made.clean), _to_bytes(made.image).astype(np.float32) / 255
         else:
             noisy = degrade.noise(clean / 255, sigma, seed=0).astype(np.float32)
         told = sigma
@@ -87,10 +107,11 @@ def evaluate(
         restored = session.run(noisy, sigma=told if model.takes_sigma else None)
         seconds += time.perf_counter() - start
         pixels += clean.shape[0] * clean.shape[1]
-        result = _to_bytes(restored)
-        rows.append((metrics.psnr(result, clean), metrics.ssim(result, clean), metrics.psnr(_to_bytes(noisy), clean)))
-    psnr, ssim, input_psnr = np.mean(rows, axis=0).tolist()
-    return Score(sigma, len(rows), psnr, ssim, input_psnr, 1e9 * seconds / pixels)
+        both = _to_bytes(restored), _to_bytes(noisy)
+        measures = metrics.psnr, metrics.ssim, metrics.texture_distance
+        rows.append([measure(x, clean) for measure in measures for x in both])
+    kind = degradation or ("pairs" if pairs else "noise")
+    return Score(kind, sigma, len(rows), *np.mean(rows, axis=0).tolist(), 1e9 * seconds / pixels)
 
 
 def _pictures(folder: Path) -> list[Path]:

@@ -1,4 +1,4 @@
-"""How close a picture is to the true one: MSE, PSNR and SSIM.
+"""How close a picture is to the true one: MSE, PSNR, SSIM, and the power of its texture.
 
 Arrays are [H, W] or [H, W, C]; torch tensors are [N, C, H, W], [C, H, W] or [H, W].  Both arguments have the
 same shape and kind.  data_range is the span of the values; by default that of the dtype: 255 for uint8, 65535
@@ -40,6 +40,40 @@ def ssim(a: Any, b: Any, data_range: float | None = None) -> float:
         _ssim_plane(x[..., c], y[..., c], data_range) for x, y in zip(a, b, strict=True) for c in range(x.shape[2])
     ]
     return float(np.mean(planes))
+
+
+def power_spectrum(image: Any) -> np.ndarray:
+    """Radially averaged power of a picture's frequencies, mean over channels and batch: float64 [bins].
+
+    Bin i holds the frequencies within [i, i + 1) / (2 bins) cycles a pixel in any direction, from 0 up to the Nyquist
+    frequency 1/2; there are as many bins as half the smaller side.  The mean of the picture is taken off and a
+    Hann window laid over it, so that its borders count for nothing.
+    """
+    planes, _ = _array(image)
+    height, width = planes.shape[1:3]
+    if min(height, width) < 8:
+        raise ValueError(f"metrics.power_spectrum: sides must be at least 8, got {height} x {width}")
+    window = np.hanning(height + 2)[1:-1, None] * np.hanning(width + 2)[1:-1]
+    window /= np.sqrt(np.mean(window**2))
+    planes = (planes - planes.mean((1, 2), keepdims=True)) * window[..., None]
+    power = np.mean(np.abs(np.fft.fft2(planes, axes=(1, 2), norm="ortho")) ** 2, axis=(0, 3))
+    radius = np.hypot(np.fft.fftfreq(height)[:, None], np.fft.fftfreq(width))
+    bins = min(height, width) // 2
+    index = np.floor(radius * 2 * bins + 1e-9).astype(int).ravel()
+    inside = index < bins
+    total = np.bincount(index[inside], power.ravel()[inside], bins)
+    return total / np.maximum(np.bincount(index[inside], minlength=bins), 1)
+
+
+def texture_distance(a: Any, b: Any) -> float:
+    """How differently strong the fine texture of two pictures of one shape is, wherever it stands: the mean distance
+    of the logarithms (base 10) of their power spectra above half the Nyquist frequency."""
+    first, second = power_spectrum(a), power_spectrum(b)
+    if first.shape != second.shape:
+        raise ValueError("metrics.texture_distance: both must have one size")
+    upper = slice(len(first) // 2, None)
+    tiny = np.finfo(np.float64).tiny
+    return float(np.mean(np.abs(np.log10(first[upper] + tiny) - np.log10(second[upper] + tiny))))
 
 
 def _ssim_plane(a: np.ndarray, b: np.ndarray, data_range: float) -> float:

@@ -11,7 +11,8 @@ from fastrestore import checkpoint, models
 from fastrestore.errors import ModelError
 
 WEIGHTS = Path(__file__).parent / "weights"
-DEFAULTS = {"denoise": "denoise-cnn"}  # the model that a task takes when none is named
+# The model that a task takes when none is named.
+DEFAULTS = {"denoise": "denoise-cnn", "demoire": "demoire-cnn", "deblur": "deblur-cnn"}
 
 
 @dataclass(frozen=True)
@@ -83,14 +84,15 @@ def _entry(path: Path) -> Entry:
     if kind is None or missing or card["name"] != path.stem:
         wrong = ", ".join(missing) or ("architecture" if kind is None else "name")
         raise ModelError(f"{path}: the model's card is not right: {wrong}")
+    config = kind.Config(**described.config)
     return Entry(
         name=path.stem,
         task=card["task"],
         family=card["family"],
         input=card["input"],
         architecture=described.architecture,
-        channels=kind.Config(**described.config).channels,
-        takes_sigma=kind.takes_sigma,
+        channels=config.channels,
+        takes_sigma=getattr(config, "sigma", kind.takes_sigma),
         card=card,
         path=path,
     )

@@ -18,6 +18,7 @@ SMALL = {
     "ffdnet": {"depth": 4, "width": 32},
     "rednet": {"layers": 4, "width": 16},
     "unet": {"widths": (16, 32, 48), "blocks": 1},
+    "unet with gain": {"widths": (16, 16, 32, 32), "blocks": 1, "sigma": False, "gain": True},
     "autoencoder": {"widths": (16, 32), "blocks": 2},
     "drunet": {"widths": (16, 32, 48, 64), "blocks": 1},
 }
@@ -26,7 +27,7 @@ SIGMA = 20.0
 
 def small_model(name: str) -> nn.Module:
     torch.manual_seed(1)
-    model = models.create(name, **SMALL[name])
+    model = models.create(name.split()[0], **SMALL[name])
     with torch.no_grad():
         for parameter in model.parameters():  # last layers start near zero: give every layer a say in the result
             parameter.copy_(torch.randn_like(parameter) * (1.5 / max(1, parameter[0].numel()) ** 0.5))

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from fastrestore import models
+from fastrestore import degrade, models
 from fastrestore.convert import convert
 from fastrestore.errors import ImageError
 from fastrestore.evaluate import _pairs, evaluate
@@ -97,6 +97,19 @@ def test_pairs_add_no_noise(tmp_path):
     np.testing.assert_allclose(model.seen[0][0][0, 0].numpy(), noisy / 255, atol=1e-7)
     assert model.seen[0][1] == 7
     assert 5 < score.input_psnr < 10
+
+
+def test_simulated_degradations_are_seeded_by_the_pictures_number(tmp_path):
+    rng = np.random.default_rng(0)
+    for name in "ab":
+        cv2.imwrite(str(tmp_path / f"{name}.png"), rng.integers(0, 256, (24, 30, 3), np.uint8))
+    model = Constant(3, takes_sigma=False)
+    score = evaluate(model, tmp_path, degradation="moire", eager=True)
+    assert (score.kind, score.sigma, score.pictures) == ("moire", None, 2)
+    clean = cv2.imread(str(tmp_path / "b.png"))[..., ::-1].astype(np.float32) / 255
+    made = degrade.moire(clean, seed=1)
+    np.testing.assert_allclose(model.seen[1][0][0].permute(1, 2, 0).numpy(), made.image, atol=0.51 / 255)
+    assert 5 < score.input_psnr < 40
 
 
 def test_wrong_folders(tmp_path, folder):

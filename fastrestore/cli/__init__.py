@@ -12,11 +12,11 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from fastrestore.cli import batch, compile, convert, eval, info, models, restore, train
+from fastrestore.cli import batch, compile, convert, degrade, eval, info, models, restore, train
 from fastrestore.cli.report import UsageError, describe, exit_code
 
 app = typer.Typer(
-    help="Image restoration at speed: removes noise from pictures.",
+    help="Image restoration at speed: removes noise, moiré and blur from pictures.",
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,
@@ -24,11 +24,14 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command()(restore.denoise)
+app.command()(restore.demoire)
+app.command()(restore.deblur)
 app.command()(batch.batch)
 app.command()(models.models)
 app.command()(info.info)
 app.command()(eval.eval)
 app.command()(train.train)
+app.command()(degrade.degrade)
 app.command()(convert.convert)
 app.command()(compile.compile)
 

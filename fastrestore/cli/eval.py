@@ -16,6 +16,10 @@ def eval(
     pairs: Annotated[
         bool, typer.Option("--pairs", help="The folder holds pairs, like NAME_real.png and NAME_mean.png.")
     ] = False,
+    degradation: Annotated[
+        str | None,
+        typer.Option("--degrade", metavar="KIND", help="moire, blur and so on, simulated, instead of noise."),
+    ] = None,
     grey: Annotated[bool, typer.Option("--grey", help="Turn colour pictures to their luma.")] = False,
     blind: Annotated[
         bool, typer.Option("--blind", help="Let the model's noise level be estimated instead of given.")
@@ -33,8 +37,12 @@ def eval(
     """Measures PSNR and SSIM by the protocol of the published denoising figures.
 
     White Gaussian noise (the same for every model), not clipped; the result rounded to 8 bits; the mean over the
-    pictures.  With --pairs the noise is that of the noisy pictures, and a picture's clean one has the same name with
-    _mean for _real, _clean or _gt for _noisy, _gt for _moire or _blur, or sharp_ for blur_.
+    pictures.  With --degrade each picture is degraded by a simulation seeded with its number.  With --pairs the
+    noise is that of the noisy pictures, and a picture's clean one has the same name with _mean for _real, _clean or
+    _gt for _noisy, _gt for _moire or _blur, sharp_ for blur_, or tar_ for src_.
+
+    Texture is how far the power of the finest details is from the clean picture's, before and after: 0 is the same,
+    0.3 twice or half as strong.
     """
     from dataclasses import asdict
 
@@ -45,8 +53,10 @@ def eval(
     from fastrestore import checkpoint, zoo
     from fastrestore.evaluate import evaluate
 
-    if not sigma and not pairs:
-        raise typer.BadParameter("give --sigma (how much noise to add) or --pairs")
+    if not sigma and not pairs and not degradation:
+        raise typer.BadParameter("give --sigma (how much noise to add), --degrade or --pairs")
+    if pairs and degradation:
+        raise typer.BadParameter("--pairs are degraded already: leave --degrade out")
     if record and not model.endswith(".safetensors"):
         raise typer.BadParameter("--record needs a .safetensors file")
     if record and limit:
@@ -55,7 +65,7 @@ def eval(
     scores = []
     with Progress(console=Console(stderr=True), transient=True) as progress:
         for level in sigma or [None]:
-            task = progress.add_task(f"σ {level:g}" if level is not None else "pairs", total=None)
+            task = progress.add_task(degradation or ("pairs" if level is None else f"σ {level:g}"), total=None)
 
             def show(name: str, done: int, total: int, task=task) -> None:
                 progress.update(task, completed=done, total=total)
@@ -66,6 +76,7 @@ def eval(
                     data,
                     level,
                     pairs=pairs,
+                    degradation=degradation,
                     grey=grey,
                     blind=blind,
                     eager=eager,
@@ -78,15 +89,17 @@ def eval(
 
     name, folder = Path(model).stem if model.endswith(".safetensors") else model, data.resolve().name
     table = Table(title=f"{name} on {folder}")
-    for heading in ("σ", "pictures", "input dB", "PSNR dB", "SSIM", "ms/Mpixel"):
+    for heading in ("σ", "pictures", "input dB", "PSNR dB", "input SSIM", "SSIM", "texture", "ms/Mpixel"):
         table.add_column(heading, justify="right")
     for score in scores:
         table.add_row(
-            "-" if score.sigma is None else f"{score.sigma:g}",
+            score.kind if score.sigma is None else f"{score.sigma:g}",
             str(score.pictures),
             f"{score.input_psnr:.2f}",
             f"{score.psnr:.2f}",
+            f"{score.input_ssim:.4f}",
             f"{score.ssim:.4f}",
+            f"{score.input_texture:.2f} -> {score.texture:.2f}",
             f"{score.milliseconds:.0f}",
         )
     Console().print(table)
@@ -96,6 +109,7 @@ def eval(
     if record:
         card = checkpoint.describe(model).card
         key = f"{folder} blind" if blind else folder
-        figures = {"pairs" if s.sigma is None else f"{s.sigma:g}": round(s.psnr, 2) for s in scores}
+        figures = {s.kind if s.kind != "noise" else f"{s.sigma:g}": round(s.psnr, 2) for s in scores}
+        figures |= {f"{s.kind} input": round(s.input_psnr, 2) for s in scores if s.kind != "noise"}
         psnr = card.get("psnr", {})
         checkpoint.rewrite_card(model, {**card, "psnr": {**psnr, key: {**psnr.get(key, {}), **figures}}})

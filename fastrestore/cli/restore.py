@@ -1,10 +1,11 @@
-"""fastrestore denoise: pictures in, pictures out."""
+"""fastrestore denoise, demoire and deblur: pictures in, pictures out."""
 
 import json
 import logging
 import os
 import sys
 import warnings
+from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated, Any
@@ -14,42 +15,53 @@ import typer
 from fastrestore.cli.report import describe, is_resource, show_name
 
 
-def denoise(
-    inputs: Annotated[list[Path], typer.Argument(metavar="INPUT...", help="PNG, JPEG, TIFF, WebP or BMP pictures.")],
-    output: Annotated[
-        Path, typer.Option("--output", "-o", help="The result; for several inputs a folder, made if missing.")
-    ],
-    model: Annotated[
-        str | None,
-        typer.Option(
-            help="A named model, a .safetensors file or a plan (.frp).  [default: the task's]", show_default=False
-        ),
-    ] = None,
-    sigma: Annotated[
-        float | None, typer.Option(min=0, max=255, help="Noise level in 0-255 units.  [default: estimated]")
-    ] = None,
-    strength: Annotated[float, typer.Option(min=0, max=1, help="0 keeps the input, 1 restores fully.")] = 1.0,
-    device: Annotated[str, typer.Option(help="auto or cpu.")] = "auto",
-    precision: Annotated[str, typer.Option(help="auto (float32), float32 or bfloat16.")] = "auto",
-    memory: Annotated[
-        str, typer.Option(help="Budget beyond input and output, like 64MiB; the result does not depend on it.")
-    ] = "1GiB",
-    threads: Annotated[int | None, typer.Option(min=1, help="Threads.  [default: all]", show_default=False)] = None,
-    quality: Annotated[int, typer.Option(min=1, max=100, help="Of JPEG results.")] = 95,
-    max_mpixel: Annotated[float, typer.Option(min=0, help="Refuse larger pictures.")] = 200,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace results that exist.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Report on stdout as one JSON object.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but errors.")] = False,
-) -> None:
-    """Removes noise from pictures.
+def _command(task: str, does: str) -> Callable[..., None]:
+    """The subcommand of a task."""
+
+    def run(
+        inputs: Annotated[
+            list[Path], typer.Argument(metavar="INPUT...", help="PNG, JPEG, TIFF, WebP or BMP pictures.")
+        ],
+        output: Annotated[
+            Path, typer.Option("--output", "-o", help="The result; for several inputs a folder, made if missing.")
+        ],
+        model: Annotated[
+            str | None,
+            typer.Option(
+                help="A named model, a .safetensors file or a plan (.frp).  [default: the task's]", show_default=False
+            ),
+        ] = None,
+        sigma: Annotated[
+            float | None,
+            typer.Option(
+                min=0, max=255, help="Noise level in 0-255 units, for models that take one.  [default: estimated]"
+            ),
+        ] = None,
+        strength: Annotated[float, typer.Option(min=0, max=1, help="0 keeps the input, 1 restores fully.")] = 1.0,
+        device: Annotated[str, typer.Option(help="auto or cpu.")] = "auto",
+        precision: Annotated[str, typer.Option(help="auto (float32), float32 or bfloat16.")] = "auto",
+        memory: Annotated[
+            str, typer.Option(help="Budget beyond input and output, like 64MiB; the result does not depend on it.")
+        ] = "1GiB",
+        threads: Annotated[int | None, typer.Option(min=1, help="Threads.  [default: all]", show_default=False)] = None,
+        quality: Annotated[int, typer.Option(min=1, max=100, help="Of JPEG results.")] = 95,
+        max_mpixel: Annotated[float, typer.Option(min=0, help="Refuse larger pictures.")] = 200,
+        overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace results that exist.")] = False,
+        as_json: Annotated[bool, typer.Option("--json", help="Report on stdout as one JSON object.")] = False,
+        quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but errors.")] = False,
+    ) -> None:
+        options = {"device": device, "precision": precision, "memory": memory, "threads": threads}
+        targets = _targets(inputs, output)
+        _restore_all(task, targets, model, options, sigma, strength, quality, max_mpixel, overwrite, as_json, quiet)
+
+    run.__name__ = task
+    run.__doc__ = f"""{does}
 
     The suffix of -o names the format; in a folder each result has its input's name.  Bit depth, alpha, colour
     profile, EXIF and resolution are kept; what cannot be kept is said.  Inputs are never modified, and a result
     that exists is left alone unless --overwrite is given.
     """
-    options = {"device": device, "precision": precision, "memory": memory, "threads": threads}
-    targets = _targets(inputs, output)
-    _restore_all("denoise", targets, model, options, sigma, strength, quality, max_mpixel, overwrite, as_json, quiet)
+    return run
 
 
 def _targets(inputs: list[Path], output: Path) -> list[tuple[Path, Path]]:
@@ -168,3 +180,8 @@ def _ticker(bar: Any, title: str) -> Any:
         bar.remove_task(task)
     task = bar.add_task(escape(title), total=1.0)
     return lambda done: bar.update(task, completed=done)
+
+
+denoise = _command("denoise", "Removes noise from pictures.")
+demoire = _command("demoire", "Removes moiré from photographs of screens.")
+deblur = _command("deblur", "Sharpens pictures blurred by a shaken camera, by motion or by a lens out of focus.")

@@ -18,8 +18,11 @@ def train(
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
     threads: Annotated[int | None, typer.Option(min=1, help="Threads of PyTorch on the CPU.")] = None,
     stop_after: Annotated[
-        int | None, typer.Option(min=1, help="Leave after so many steps; the same command goes on from there.")
+        int | None, typer.Option(min=0, help="Leave after so many steps; the same command goes on from there.")
     ] = None,
+    unfinished: Annotated[
+        bool, typer.Option("--unfinished", help="Write the model even if the schedule has not ended yet.")
+    ] = False,
 ) -> None:
     """Trains a model by a recipe; a run that was cut off goes on where its last state was saved.
 
@@ -31,7 +34,7 @@ def train(
     import torch
 
     from fastrestore import checkpoint
-    from fastrestore.train import load_recipe
+    from fastrestore.train import load_recipe, status
     from fastrestore.train import train as run
 
     if output.suffix != ".safetensors":
@@ -41,15 +44,17 @@ def train(
     if threads:
         torch.set_num_threads(threads)
     plan = load_recipe(recipe)
-    last = {"step": 0}
+    last: dict[str, float] = {}
 
     def report(step: int, loss: float, rate: float) -> None:
         last.update(step=step, loss=loss)
         typer.echo(f"step {step} of {plan.steps}: loss {loss:.5f}, {rate:.1f} steps/s", err=True)
 
-    model = run(plan, state or Path("runs") / plan.name, data=data, device=device, report=report, stop_after=stop_after)
-    if last["step"] not in (0, plan.steps):
-        typer.echo(f"stopped after step {last['step']} of {plan.steps}; the same command goes on from there")
+    folder = state or Path("runs") / plan.name
+    model = run(plan, folder, data=data, device=device, report=report, stop_after=stop_after)
+    done = status(plan, folder)
+    if not done.ended and not unfinished:
+        typer.echo(f"stopped after step {done.step} of {plan.steps}; the same command goes on from there")
         return
     task, _, family = plan.name.partition("-")
     card = {
@@ -61,6 +66,8 @@ def train(
         "licence": plan.licence,
         "recipe": asdict(plan),
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "steps": done.step,
+        "minutes": round(done.seconds / 60),
     }
     if "loss" in last:
         card["final_loss"] = round(last["loss"], 6)

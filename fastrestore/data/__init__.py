@@ -1,5 +1,6 @@
-"""Training samples: patches of clean pictures, drawn so that step k is the same in every run."""
+"""Training samples, drawn so that step k is the same in every run: patches of clean pictures, and pairs."""
 
+from fastrestore.data.pairs import PairSampler, make_pairs
 from fastrestore.data.patches import PatchSampler, load_pictures
 
-__all__ = ["PatchSampler", "load_pictures"]
+__all__ = ["PairSampler", "PatchSampler", "load_pictures", "make_pairs"]

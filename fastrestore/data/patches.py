@@ -5,6 +5,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from fastrestore.data.augment import crop
 from fastrestore.errors import ImageError
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"}
@@ -46,11 +47,7 @@ class PatchSampler:
         clean = np.empty((self.batch, self.patch, self.patch, 3), np.float32)
         is_grey = rng.random(self.batch) < self.grey
         for i in range(self.batch):
-            picture = self.pictures[rng.integers(len(self.pictures))]
-            y = rng.integers(picture.shape[0] - self.patch + 1)
-            x = rng.integers(picture.shape[1] - self.patch + 1)
-            crop = np.rot90(picture[y : y + self.patch, x : x + self.patch], rng.integers(4))
-            clean[i] = crop[:, ::-1] if rng.integers(2) else crop
+            clean[i] = crop(rng, self.pictures[rng.integers(len(self.pictures))], self.patch)
         clean /= 255
         clean[is_grey] = (clean[is_grey] @ self.LUMA)[..., None]
         return clean, is_grey

@@ -1,6 +1,6 @@
-"""Residual U-Net for denoising, our own: pixel-unshuffled input, σ plane, strided convolutions down and
-transposed ones up, residual blocks without normalisation (after DRUNet, Zhang et al., 2021, at 1/8 of its
-operations a pixel or less)."""
+"""Residual U-Net for all three tasks, our own: pixel-unshuffled input, strided convolutions down and transposed ones
+up, residual blocks without normalisation (after DRUNet, Zhang et al., 2021, at 1/8 of its operations a pixel or
+less).  For denoising it has a σ plane; for moiré, which comes with another tone, a gain beside the residual."""
 
 from dataclasses import dataclass
 from itertools import pairwise
@@ -17,37 +17,43 @@ class UNetConfig:
     channels: int = 3
     widths: tuple[int, ...] = (64, 96, 144)  # of the levels, finest first; multiples of 16
     blocks: int = 2  # residual blocks a level and side
+    sigma: bool = True  # whether the noise level is an input
+    gain: bool = False  # the result is x * (1 + gain) - residual, each predicted, instead of x - residual
 
 
 class UNet(nn.Module):
-    """forward(x, sigma) -> restored x.  x: [N, C, H, W] in [0, 1]; sigma: a number or [N], in 0-255 units.
+    """forward(x, sigma) -> restored x, or forward(x) where the configuration has no sigma.
 
-    Grey images enter with their plane repeated in every channel.
+    x: [N, C, H, W] in [0, 1]; sigma: a number or [N], in 0-255 units.  Grey images enter with their plane repeated
+    in every channel.
     """
 
     Config = UNetConfig
-    takes_sigma = True
+    takes_sigma = True  # unless the configuration says otherwise
 
     def __init__(self, config: UNetConfig):
         super().__init__()
         widths, blocks = config.widths, config.blocks
         self.config = config
+        self.takes_sigma = config.sigma
         self.multiple_of = 2 ** len(widths)
-        self.head = nn.Conv2d(4 * config.channels + 1, widths[0], 3, padding=1)
+        self.head = nn.Conv2d(4 * config.channels + config.sigma, widths[0], 3, padding=1)
         self.encoders = nn.ModuleList(_blocks(width, blocks) for width in widths[:-1])
         self.downs = nn.ModuleList(nn.Conv2d(a, b, 2, stride=2) for a, b in pairwise(widths))
         self.middle = _blocks(widths[-1], blocks)
         self.ups = nn.ModuleList(nn.ConvTranspose2d(b, a, 2, stride=2) for a, b in pairwise(widths))
         self.decoders = nn.ModuleList(_blocks(width, blocks) for width in widths[:-1])
-        self.tail = nn.Conv2d(widths[0], 4 * config.channels, 3, padding=1)
+        self.tail = nn.Conv2d(widths[0], 4 * config.channels * (1 + config.gain), 3, padding=1)
         nn.init.normal_(self.tail.weight, std=1e-3)
         self.halo = _halo(len(widths), blocks)
 
-    def forward(self, x: Tensor, sigma: float | Tensor) -> Tensor:
+    def forward(self, x: Tensor, sigma: float | Tensor | None = None) -> Tensor:
+        if (sigma is None) == self.takes_sigma:
+            raise ValueError(f"this UNet takes {'a' if self.takes_sigma else 'no'} sigma")
         height, width = x.shape[-2:]
         image = pad_to_multiple(x, self.multiple_of)
         y = F.pixel_unshuffle(image, 2)
-        y = conv2d(self.head, torch.cat([y, sigma_map(sigma, y)], 1))
+        y = conv2d(self.head, torch.cat([y, sigma_map(sigma, y)], 1) if self.takes_sigma else y)
         skips = []
         for encoder, down in zip(self.encoders, self.downs, strict=True):
             y = encoder(y)
@@ -56,7 +62,12 @@ class UNet(nn.Module):
         y = self.middle(y)
         for up, decoder in reversed(list(zip(self.ups, self.decoders, strict=True))):
             y = decoder(conv_transpose2d(up, y, residual=skips.pop()))
-        y = image - F.pixel_shuffle(conv2d(self.tail, y), 2)
+        y = F.pixel_shuffle(conv2d(self.tail, y), 2)
+        if self.config.gain:
+            residual, gain = y.chunk(2, 1)
+            y = image + image * gain - residual
+        else:
+            y = image - y
         return y[..., :height, :width]
 
 

@@ -1,4 +1,4 @@
-"""The training loop: L1 loss, Adam with warm-up and one cosine, averaged weights, exact resumption."""
+"""The training loop: Adam with warm-up and one cosine, averaged weights, exact resumption."""
 
 import ctypes
 import json
@@ -6,6 +6,7 @@ import math
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -15,10 +16,13 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from fastrestore import checkpoint, models
-from fastrestore.data import PatchSampler, load_pictures
+from fastrestore.data import PairSampler, PatchSampler, load_pictures, make_pairs
 from fastrestore.errors import ModelError
+from fastrestore.train.adversarial import Critic
+from fastrestore.train.losses import weighted
 from fastrestore.train.recipe import Recipe, data_folders
 
+Batch = tuple[Tensor, Tensor, Tensor | None]  # clean, degraded [N, C, H, W] channels-last, sigma [N] or None
 Report = Callable[[int, float, float], None]  # step, mean loss since the last report, steps a second
 
 
@@ -39,20 +43,22 @@ def train(
     Raises ModelError when the loss is no longer finite or a state does not belong to the recipe.
     """
     _keep_freed_memory()
-    pictures, skipped = load_pictures(data_folders(recipe, data), recipe.patch)
+    pictures, skipped = load_pictures(data_folders(recipe, data), recipe.degradation.get("side", recipe.patch))
     for sentence in skipped:
         print(f"left out: {sentence}", file=sys.stderr)
-    sampler = PatchSampler(pictures, recipe.patch, recipe.batch, recipe.grey, recipe.seed)
+    batches = _batches(recipe, pictures, state)
     torch.manual_seed(recipe.seed)
     model = _initial_model(recipe).to(device, memory_format=torch.channels_last)
     run = _Run(recipe, model, state)
     step = run.resume()
     last = recipe.steps if stop_after is None else min(recipe.steps, step + stop_after)
     losses, since = [], time.perf_counter()
-    while step < last:
-        losses.append(run.step(step, sampler, device))
+    ended = run.progress(step) >= 1
+    while step < last and not ended:
+        losses.append(run.step(step, tuple(part if part is None else part.to(device) for part in batches(step))))
         step += 1
-        if step % recipe.save_every == 0 or step == last:
+        ended = run.progress(step) >= 1
+        if step % recipe.save_every == 0 or step == last or ended:
             mean = torch.stack(losses).mean().item()
             if not math.isfinite(mean):
                 raise ModelError(f"the loss is not finite after step {step}; the last state in {state} is good")
@@ -62,6 +68,26 @@ def train(
             losses, since = [], time.perf_counter()
     model.load_state_dict(run.average)
     return model.eval()
+
+
+@dataclass(frozen=True)
+class Status:
+    """How far a training has come."""
+
+    step: int
+    seconds: float
+    ended: bool  # by its steps or its budget
+
+
+def status(recipe: Recipe, state: Path) -> Status:
+    """What the saved state says.  Raises ModelError where there is none or it cannot be read."""
+    try:
+        with safe_open(state / "state.safetensors", "pt") as file:
+            step, seconds = (file.get_tensor(name).item() for name in ("step", "seconds"))
+    except (SafetensorError, OSError) as error:
+        raise ModelError(f"{state}: no training state there ({error})") from error
+    budget = 60 * recipe.budget_minutes
+    return Status(step, seconds, step >= recipe.steps or bool(budget and seconds >= budget))
 
 
 def _initial_model(recipe: Recipe) -> nn.Module:
@@ -83,16 +109,34 @@ class _Run:
         self.parameters = list(model.parameters())
         self.optimiser = torch.optim.Adam(self.parameters, lr=recipe.learning_rate, fused=True)
         self.average = {name: p.detach().clone() for name, p in model.named_parameters()}
+        self.loss = weighted(recipe.losses)
+        self.critic: Critic | None = None
+        if recipe.adversarial is not None:
+            self.critic = Critic(model.config.channels, recipe.adversarial, next(model.parameters()).device.type)
+        self.spent, self.began = 0.0, time.perf_counter()  # seconds before this call, and when this call began
 
-    def step(self, step: int, sampler: PatchSampler, device: str) -> Tensor:
+    def seconds(self) -> float:
+        return self.spent + time.perf_counter() - self.began
+
+    def progress(self, step: int) -> float:
+        """The share of the schedule that is done."""
+        share = step / self.recipe.steps
+        budget = 60 * self.recipe.budget_minutes
+        return max(share, self.seconds() / budget) if budget else share
+
+    def step(self, step: int, batch: Batch) -> Tensor:
         recipe = self.recipe
+        rate = _learning_rate(recipe, step, self.progress(step))
         for group in self.optimiser.param_groups:
-            group["lr"] = _learning_rate(recipe, step)
-        clean, noisy, sigma = _batch(recipe, sampler, step, device)
-        with torch.autocast(device, torch.bfloat16, enabled=recipe.precision == "bfloat16"):
-            restored = self.model(noisy, sigma) if self.model.takes_sigma else self.model(noisy)
-        error = restored.float() - clean
-        loss = error.abs().mean() if recipe.loss == "l1" else error.square().mean()
+            group["lr"] = rate
+        clean, degraded, sigma = batch
+        with torch.autocast(clean.device.type, torch.bfloat16, enabled=recipe.precision == "bfloat16"):
+            restored = self.model(degraded, sigma) if self.model.takes_sigma else self.model(degraded)
+            restored = restored.float()
+            if self.critic:
+                self.critic.learn(clean, restored.detach(), rate / recipe.learning_rate)
+            verdict = self.critic.judge(clean, restored) if self.critic else 0.0
+        loss = self.loss(restored, clean) + verdict
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(self.parameters, recipe.clip)
@@ -103,14 +147,20 @@ class _Run:
         return loss.detach()
 
     def _identity(self) -> str:
-        values = {k: v for k, v in vars(self.recipe).items() if k != "save_every"}
-        for key, default in (("init", ""), ("loss", "l1")):  # younger than the first states: left out where unused
+        values = {k: v for k, v in vars(self.recipe).items() if k not in ("save_every", "budget_minutes")}
+        for key, default in (
+            ("init", ""),
+            ("loss", "l1"),
+            ("degradation", {}),
+            ("adversarial", None),
+            ("mix", 0.0),
+        ):  # younger than the first states: left out where unused
             if values[key] == default:
                 del values[key]
         return json.dumps(values, sort_keys=True)
 
     def save(self, step: int) -> None:
-        tensors = {"step": torch.tensor(step)}
+        tensors = {"step": torch.tensor(step), "seconds": torch.tensor(self.seconds(), dtype=torch.float64)}
         for name, parameter in zip(self.names, self.parameters, strict=True):
             moments = self.optimiser.state[parameter]
             tensors |= {
@@ -119,6 +169,8 @@ class _Run:
                 f"exp_avg/{name}": moments["exp_avg"].contiguous(),
                 f"exp_avg_sq/{name}": moments["exp_avg_sq"].contiguous(),
             }
+        if self.critic:
+            tensors |= _critic_state(self.critic)
         self.folder.mkdir(parents=True, exist_ok=True)
         partial = self.folder / "state.partial"
         save_file(tensors, partial, metadata={"recipe": self._identity()})
@@ -137,6 +189,7 @@ class _Run:
         if identity != self._identity():
             raise ModelError(f"{path} belongs to another recipe; use another state folder or remove it")
         step = int(tensors["step"])
+        self.spent = float(tensors.get("seconds", 0.0))  # younger than the first states
         with torch.no_grad():
             for name, parameter in zip(self.names, self.parameters, strict=True):
                 parameter.copy_(tensors[f"weight/{name}"])
@@ -146,17 +199,61 @@ class _Run:
                     "exp_avg": torch.empty_like(parameter).copy_(tensors[f"exp_avg/{name}"]),
                     "exp_avg_sq": torch.empty_like(parameter).copy_(tensors[f"exp_avg_sq/{name}"]),
                 }
+            if self.critic:
+                _restore_critic(self.critic, tensors, step)
         return step
 
 
-def _learning_rate(recipe: Recipe, step: int) -> float:
+def _critic_state(critic: Critic) -> dict[str, Tensor]:
+    """Weights, the vectors of the spectral norm, and the optimiser's moments."""
+    tensors = {f"critic/{name}": value.contiguous() for name, value in critic.module.state_dict().items()}
+    for name, parameter in critic.module.named_parameters():
+        for moment in ("exp_avg", "exp_avg_sq"):
+            tensors[f"critic {moment}/{name}"] = critic.optimiser.state[parameter][moment].contiguous()
+    return tensors
+
+
+def _restore_critic(critic: Critic, tensors: dict[str, Tensor], step: int) -> None:
+    for name, value in critic.module.state_dict().items():
+        value.copy_(tensors[f"critic/{name}"])
+    for name, parameter in critic.module.named_parameters():
+        moments = {key: torch.empty_like(parameter) for key in ("exp_avg", "exp_avg_sq")}
+        for key, moment in moments.items():
+            moment.copy_(tensors[f"critic {key}/{name}"])
+        critic.optimiser.state[parameter] = {"step": torch.tensor(float(step)), **moments}
+
+
+def _learning_rate(recipe: Recipe, step: int, progress: float) -> float:
     warm = min(1.0, (step + 1) / max(recipe.warmup, 1))
-    cosine = 0.5 * (1 + math.cos(math.pi * step / recipe.steps))
+    cosine = 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
     return recipe.learning_rate * warm * (0.99 * cosine + 0.01)
 
 
-def _batch(recipe: Recipe, sampler: PatchSampler, step: int, device: str) -> tuple[Tensor, Tensor, Tensor]:
-    """(clean, noisy [N, C, H, W] channels-last, sigma [N]) of a step; grey patches get grey noise."""
+def _batches(recipe: Recipe, pictures: list[np.ndarray], state: Path) -> Callable[[int], Batch]:
+    """Makes the batch of a step, on the CPU."""
+    if not recipe.degradation:
+        clean = PatchSampler(pictures, recipe.patch, recipe.batch, recipe.grey, recipe.seed)
+        return lambda step: _noisy(recipe, clean, step)
+    pairs = make_pairs(
+        pictures,
+        recipe.degradation["kind"],
+        recipe.degradation["side"],
+        recipe.degradation["variants"],
+        recipe.seed,
+        state,
+        lambda done, of: print(f"pairs: {done} of {of} variants", file=sys.stderr),
+    )
+    sampler = PairSampler(pairs, recipe.patch, recipe.batch, recipe.grey, recipe.seed, recipe.mix)
+
+    def pair(step: int) -> Batch:
+        clean, degraded = (torch.from_numpy(part).permute(0, 3, 1, 2) for part in sampler(step))
+        return clean, degraded.contiguous(memory_format=torch.channels_last), None
+
+    return pair
+
+
+def _noisy(recipe: Recipe, sampler: PatchSampler, step: int) -> Batch:
+    """Patches with white noise; grey patches get grey noise."""
     patches, is_grey = sampler(step)
     generator = torch.Generator().manual_seed(recipe.seed * 1_000_003 + step)
     clean = torch.from_numpy(patches).permute(0, 3, 1, 2)
@@ -165,8 +262,7 @@ def _batch(recipe: Recipe, sampler: PatchSampler, step: int, device: str) -> tup
     noise = torch.randn(clean.shape, generator=generator).contiguous(memory_format=torch.channels_last)
     grey = torch.from_numpy(np.flatnonzero(is_grey))
     noise[grey] = noise[grey, :1].expand(-1, clean.shape[1], -1, -1)
-    noisy = clean + noise * (sigma / 255).reshape(-1, 1, 1, 1)
-    return clean.to(device), noisy.to(device), sigma.to(device)
+    return clean, clean + noise * (sigma / 255).reshape(-1, 1, 1, 1), sigma
 
 
 def _keep_freed_memory() -> None:

@@ -8,9 +8,13 @@ except ModuleNotFoundError:  # Python 3.10
     import tomli as tomllib
 from dataclasses import dataclass, field, fields
 from pathlib import Path
+from types import UnionType
 from typing import Any, get_args, get_origin
 
+from fastrestore.degrade import KINDS
 from fastrestore.errors import ModelError
+from fastrestore.train.adversarial import settings
+from fastrestore.train.losses import LOSSES
 
 
 @dataclass(frozen=True)
@@ -25,16 +29,27 @@ class Recipe:
     patch: int = 64  # side of a training patch in pixels
     batch: int = 16
     steps: int = 20000
-    sigma: tuple[float, float] = (0.0, 55.0)  # noise level, uniform between these, in 0-255 units
+    # What the model undoes: {} is white noise, new for each patch.  Others are slower to make than a training step,
+    # so pairs are made ahead: { kind = of degrade.KINDS, variants = of each picture, side = of the pairs in pixels }.
+    degradation: dict[str, Any] = field(default_factory=dict)
+    sigma: tuple[float, float] = (0.0, 55.0)  # white noise: its level, uniform between these, in 0-255 units
     grey: float = 0.0  # share of grey patches
+    mix: float = 0.0  # share of pairs made ahead that get a rectangle of another pair
     learning_rate: float = 1e-3  # Adam's, warmed up linearly, then one cosine down to 1 % of it
     warmup: int = 200  # steps
     clip: float = 0.5  # of the gradient's norm
     ema: float = 0.999  # decay of the averaged weights, which are what is saved
-    loss: str = "l1"  # or "l2", whose optimum is PSNR's own
+    # One of train/losses.py, or several with their weights, like { l1 = 1.0, fft = 0.05 }; l2's optimum is PSNR's own
+    loss: str | dict = "l1"
+    # Adversarial training beside the loss, where given: what differs from train/adversarial.py's DEFAULTS, like
+    # { weight = 0.005, loss = "hinge" }.
+    adversarial: dict[str, Any] | None = None
     precision: str = "bfloat16"  # of the autocast region, or "float32"
     seed: int = 0
     save_every: int = 1000  # steps between resumable states
+    # Where above 0 the schedule is cut short so that it ends after so long, resumptions counted together.  Such a run
+    # can be resumed as well, but its weights depend on the machine's speed.
+    budget_minutes: float = 0.0
     licence: str = ""  # of the training data, for the card
 
     def __post_init__(self):
@@ -45,13 +60,45 @@ class Recipe:
             "patch": self.patch > 0,
             "sigma": 0 <= low <= high,
             "grey": 0 <= self.grey <= 1,
-            "loss": self.loss in ("l1", "l2"),
+            "mix": 0 <= self.mix <= (1 if self.degradation else 0),
+            "degradation": not self.degradation or self._degradation_fits(),
+            "loss": self.losses
+            and self.losses.keys() <= LOSSES.keys()
+            and all(_is_positive(weight) for weight in self.losses.values()),
+            "adversarial": self.adversarial is None or _settings_fit(self.adversarial),
+            "budget_minutes": self.budget_minutes >= 0,
             "precision": self.precision in ("bfloat16", "float32"),
             "save_every": self.save_every > 0,
         }
         wrong = [name for name, fine in checks.items() if not fine]
         if wrong:
             raise ModelError(f"recipe: out of range: {', '.join(wrong)}")
+
+    @property
+    def losses(self) -> dict[str, float]:
+        """The loss's parts and their weights."""
+        return {self.loss: 1.0} if isinstance(self.loss, str) else self.loss
+
+    def _degradation_fits(self) -> bool:
+        asked = self.degradation
+        counts = [asked.get("variants"), asked.get("side")]
+        return (
+            asked.keys() == {"kind", "variants", "side"}
+            and asked["kind"] in KINDS
+            and all(isinstance(n, int) and not isinstance(n, bool) and n > 0 for n in counts)
+            and asked["side"] >= self.patch
+        )
+
+
+def _settings_fit(asked: dict[str, Any]) -> bool:
+    try:
+        return bool(settings(asked))
+    except ValueError as error:
+        raise ModelError(f"recipe: adversarial: {error}") from error
+
+
+def _is_positive(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < float("inf")
 
 
 def load_recipe(path: Path) -> Recipe:
@@ -79,6 +126,8 @@ def load_recipe(path: Path) -> Recipe:
 def _fits(value: Any, kind: Any) -> bool:
     """Whether a TOML value, lists made tuples, is of a field's type; whole numbers do for floats."""
     origin, items = get_origin(kind) or kind, get_args(kind)
+    if origin is UnionType:
+        return any(_fits(value, item) for item in items)
     if origin is tuple:
         if not isinstance(value, tuple) or (items[-1] is not ... and len(value) != len(items)):
             return False

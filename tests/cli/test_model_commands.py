@@ -13,9 +13,10 @@ from typer.testing import CliRunner
 from fastrestore import checkpoint, engine, models
 from fastrestore.cli.compile import compile
 from fastrestore.cli.convert import convert
+from fastrestore.cli.degrade import degrade
 from fastrestore.cli.eval import eval as evaluate
 from fastrestore.cli.train import train
-from fastrestore.errors import ModelError
+from fastrestore.errors import ImageError, ModelError
 
 RECIPE = """
 name = "denoise-test"
@@ -57,6 +58,9 @@ def test_train_resumes_and_writes_a_model_with_its_card(pictures, tmp_path):
     assert result.exit_code == 0
     assert "goes on from there" in result.output
     assert not path.exists()
+    early = tmp_path / "early.safetensors"
+    assert run(train, *arguments[:-1], early, "--stop-after", 0, "--unfinished").exit_code == 0
+    assert checkpoint.describe(early).card["steps"] == 3
     assert run(train, *arguments).exit_code == 0
     card = checkpoint.describe(path).card
     assert (card["name"], card["task"], card["family"]) == ("denoise-test", "denoise", "test")
@@ -116,7 +120,51 @@ def test_eval_prints_writes_and_records(pictures, tmp_path):
     assert set(checkpoint.describe(path).card["psnr"]["pictures"]) == {"15", "25", "50"}
 
 
+def test_eval_on_a_simulated_degradation_records_input_and_result(pictures, tmp_path):
+    path = tmp_path / "m.safetensors"
+    checkpoint.save(models.create("dncnn", width=4, depth=3), path, card={"name": "m"})
+    written = tmp_path / "figures.json"
+    assert run(evaluate, path, pictures, "--degrade", "blur", "--json", written, "--record").exit_code == 0
+    (score,) = json.loads(written.read_text())["scores"]
+    assert (score["kind"], score["sigma"]) == ("blur", None)
+    recorded = checkpoint.describe(path).card["psnr"]["pictures"]
+    assert recorded == {"blur": round(score["psnr"], 2), "blur input": round(score["input_psnr"], 2)}
+
+
+def test_degrade_writes_an_aligned_pair_and_a_sheet(pictures, tmp_path):
+    image, clean, again = (tmp_path / name for name in ("image.png", "clean.png", "again.png"))
+    result = run(degrade, pictures / "0.png", "--kind", "moire", "--seed", 3, "-o", image, "--clean", clean)
+    assert result.exit_code == 0
+    assert "Moire(layout=" in result.output
+    run(degrade, pictures / "0.png", "--kind", "moire", "--seed", 3, "-o", again)
+    assert image.read_bytes() == again.read_bytes() != clean.read_bytes()
+    assert cv2.imread(str(image)).shape == cv2.imread(str(clean)).shape == (20, 24, 3)
+    sheet = tmp_path / "sheet.png"
+    assert run(degrade, "--preview", sheet, "--kind", "blur", "--kind", "moire").exit_code == 0
+    assert cv2.imread(str(sheet)).shape == (2 * 256, 5 * 256, 3)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [[], ["-o", "a.png"], ["-o", "a.png", "--kind", "rain"], ["-o", "a.png", "--preview", "b.png"]],
+    ids=str,
+)
+def test_degrade_usage(arguments, pictures, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert run(degrade, pictures / "0.png", *arguments).exit_code == 2
+
+
+def test_degrade_leaves_files_alone(pictures, tmp_path):
+    (tmp_path / "a.png").write_text("mine")
+    with pytest.raises(ImageError, match="exists"):
+        run(degrade, pictures / "0.png", "--kind", "blur", "-o", tmp_path / "a.png")
+    assert (tmp_path / "a.png").read_text() == "mine"
+
+
 def test_eval_usage(pictures, tmp_path):
+    assert run(evaluate, "m.safetensors", pictures, "--pairs", "--degrade", "blur").exit_code == 2
+    with pytest.raises(ImageError, match="a degradation is one of"):
+        run(evaluate, "denoise-cnn", pictures, "--degrade", "rain")
     assert run(evaluate, "m.safetensors", pictures).exit_code == 2
     assert run(evaluate, "denoise-cnn", pictures, "--sigma", 25, "--record").exit_code == 2
     assert run(evaluate, "m.safetensors", pictures, "--sigma", 25, "--record", "--limit", 1).exit_code == 2

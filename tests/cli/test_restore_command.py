@@ -21,7 +21,10 @@ class FakeRestorer:
 
     info = {"model": "fake", "takes_sigma": True}  # noqa: RUF012
 
+    tasks = []  # noqa: RUF012
+
     def __init__(self, model=None, task="denoise", **options):
+        self.tasks.append(task)
         if model == "none":
             raise fastrestore.ModelError("unknown model 'none'")
 
@@ -66,6 +69,15 @@ def test_one_picture(run):
     assert out == "a.png -> b.png (σ 12.0, 0.00 s)\n"
     assert (red("b.png"), red("a.png")) == (245, 10)
     assert os.listdir() == ["a.png", "b.png"] or sorted(os.listdir()) == ["a.png", "b.png"]
+
+
+def test_each_task_has_its_command(run):
+    picture("a.png")
+    for task in ("denoise", "demoire", "deblur"):
+        assert run(task, "a.png", "-o", f"{task}.png", "--quiet") == (0, "", "")
+        assert red(f"{task}.png") == 245
+        assert FakeRestorer.tasks[-1] == task
+        assert json.loads(run(task, "a.png", "-o", f"{task}.jpg", "--json")[1])["task"] == task
 
 
 def test_several_pictures_and_one_bad_one(run):

@@ -30,6 +30,7 @@ CASES = [
     ("unet", {"widths": (3,), "blocks": 1}),
     ("unet", {"widths": (2, 3), "blocks": 1}),
     ("unet", {"widths": (2, 2, 3), "blocks": 2}),
+    ("unet", {"widths": (2, 3), "blocks": 1, "sigma": False, "gain": True}),
 ]
 
 

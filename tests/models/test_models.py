@@ -176,6 +176,21 @@ def test_exports(small):
         assert_close(program.module()(*arguments), small(*arguments))
 
 
+def test_a_unet_without_sigma():
+    model = models.create("unet", widths=(16, 16), blocks=1, sigma=False, gain=True)
+    assert not model.takes_sigma
+    x = torch.rand(1, 3, 21, 18)
+    with torch.no_grad():
+        assert (model(x) - x).abs().max() < 0.25  # starts near the identity
+        with pytest.raises(ValueError, match="takes no sigma"):
+            model(x, 25.0)
+        with pytest.raises(ValueError, match="takes a sigma"):
+            models.create("unet", widths=(16, 16), blocks=1)(x)
+        model.tail.weight.zero_()
+        model.tail.bias.copy_(torch.cat([torch.full((12,), 0.25), torch.full((12,), 0.5)]))
+        torch.testing.assert_close(model(x), x * 1.5 - 0.25)
+
+
 def test_dncnn_is_input_minus_network():
     model = models.create("dncnn", channels=1, width=5, depth=3).double()
     x = torch.rand(1, 1, 9, 8, dtype=torch.float64)

@@ -7,8 +7,10 @@ import numpy as np
 import pytest
 import torch
 
+from fastrestore.degrade import KINDS
 from fastrestore.errors import ImageError, ModelError
 from fastrestore.train import Recipe, train
+from fastrestore.train.loop import _learning_rate, status
 
 
 @pytest.fixture(autouse=True)
@@ -64,6 +66,46 @@ def test_a_resumed_run_ends_with_the_same_weights(recipe, tmp_path, precision):
     assert not same(whole, weights(train(dataclasses.replace(recipe, seed=1), tmp_path / "other")))
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_resumed_run_on_made_pairs_ends_with_the_same_weights(recipe, tmp_path, kind):
+    recipe = dataclasses.replace(
+        recipe,
+        config={"widths": (8, 8), "blocks": 1, "sigma": False, "gain": True},
+        degradation={"kind": kind, "variants": 2, "side": 24},
+        loss={"charbonnier": 1.0, "fft": 0.1},
+        steps=6,
+    )
+    whole = weights(train(recipe, tmp_path / "whole"))
+    train(recipe, tmp_path / "parts", stop_after=4)
+    made = sorted((tmp_path / "parts").glob("pairs-*-0.npy"))
+    made[0].unlink()  # as if the run had been cut off before: made again, the same
+    assert same(whole, weights(train(recipe, tmp_path / "parts")))
+    assert not same(whole, weights(train(dataclasses.replace(recipe, seed=1), tmp_path / "other")))
+
+
+@pytest.mark.parametrize("asked", [{}, {"loss": "hinge", "relativistic": False}, {"loss": "hinge"}], ids=str)
+def test_adversarial_training_resumes_to_the_same_weights(recipe, tmp_path, asked):
+    plain = weights(train(recipe, tmp_path / "plain"))
+    recipe = dataclasses.replace(recipe, adversarial={"weight": 0.1, "width": 4, "layers": 2} | asked)
+    whole = weights(train(recipe, tmp_path / "whole"))
+    train(recipe, tmp_path / "parts", stop_after=5)
+    assert same(whole, weights(train(recipe, tmp_path / "parts")))
+    assert not same(whole, plain)
+
+
+def test_a_budget_ends_the_schedule(recipe, tmp_path):
+    recipe = dataclasses.replace(recipe, steps=10**9, budget_minutes=1.5 / 60)
+    steps = []
+    train(recipe, tmp_path / "state", report=lambda step, *_: steps.append(step), stop_after=4)
+    model = train(recipe, tmp_path / "state", report=lambda step, *_: steps.append(step))
+    assert steps[0] == 4 < steps[-1] < 10**6
+    again = train(recipe, tmp_path / "state", report=lambda step, *_: steps.append(step))
+    assert same(weights(model), weights(again))  # spent: nothing is added
+    assert status(recipe, tmp_path / "state").ended
+    assert not status(dataclasses.replace(recipe, budget_minutes=1.0), tmp_path / "state").ended
+    assert _learning_rate(recipe, 10**5, 1.0) == pytest.approx(0.01 * recipe.learning_rate)
+
+
 def test_training_lowers_the_loss(recipe, tmp_path):
     losses = []
     recipe = dataclasses.replace(recipe, steps=120, save_every=20, learning_rate=1e-2, precision="float32")
@@ -78,7 +120,7 @@ def test_a_nan_loss_stops_by_name_and_keeps_the_last_good_state(recipe, tmp_path
     train(recipe, state, stop_after=4)
     good = (state / "state.safetensors").read_bytes()
     wild = "fastrestore.train.loop._learning_rate"
-    monkeypatch.setattr(wild, lambda recipe, step: float("nan"))
+    monkeypatch.setattr(wild, lambda *_: float("nan"))
     with pytest.raises(ModelError, match="not finite after step 8"):
         train(recipe, state)
     assert (state / "state.safetensors").read_bytes() == good

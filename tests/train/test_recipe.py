@@ -56,11 +56,28 @@ def test_lists_become_tuples(recipe):
         (GOOD + "save_every = 0", "save_every"),
         (GOOD + 'steps = "many"', "steps"),
         (GOOD + "sigma = 25", "sigma"),
+        (GOOD + 'loss = "l7"', "loss"),
+        (GOOD + "loss = 1", "loss"),
+        (GOOD + "loss = { l1 = 0 }", "loss"),
+        (GOOD + "loss = {}", "loss"),
+        (GOOD + "budget_minutes = -1", "budget_minutes"),
+        (GOOD + 'adversarial = { loss = "wgan" }', "adversarial"),
+        (GOOD + "adversarial = { weight = 0 }", "adversarial"),
+        (GOOD + "adversarial = { depth = 3 }", "adversarial: unknown depth"),
+        (GOOD + 'degradation = { kind = "rain", variants = 1, side = 64 }', "degradation"),
+        (GOOD + 'degradation = { kind = "blur", variants = 1 }', "degradation"),
+        (GOOD + 'degradation = { kind = "blur", variants = 1, side = 63 }', "degradation"),
+        (GOOD + 'degradation = { kind = "blur", variants = 0, side = 64 }', "degradation"),
     ],
 )
 def test_wrong_recipes_are_refused(recipe, text, words):
     with pytest.raises(ModelError, match=words):
         recipe(text)
+
+
+def test_a_loss_may_have_parts(recipe):
+    assert recipe(GOOD).losses == {"l1": 1.0}
+    assert recipe(GOOD + "loss = { l1 = 1, fft = 0.05 }").losses == {"l1": 1, "fft": 0.05}
 
 
 def test_missing_recipe():
