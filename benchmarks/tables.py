@@ -1,9 +1,9 @@
-"""README.md's tables, made from committed results.
+"""README.md's tables, made from committed results and from the models' cards.
 
     python benchmarks/tables.py [--check]
 
-A table stands between `<!-- table: NAME FOLDER -->` and `<!-- end -->`; FOLDER is one of benchmarks/results.  --check
-changes nothing and fails if the README differs.
+A table stands between `<!-- table: NAME FOLDER -->` and `<!-- end -->`; FOLDER holds the results, or the weights.
+--check changes nothing and fails if the README differs.
 """
 
 import argparse
@@ -13,6 +13,8 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+from fastrestore import checkpoint
 
 ROOT = Path(__file__).parent.parent
 NETWORKS = {"dncnn20": "DnCNN-20", "ffdnet": "FFDNet", "drunet": "DRUNet", "denoise-cnn": "denoise-cnn"}
@@ -28,6 +30,7 @@ PEERS = {
 def load(folder: Path, pattern: str) -> list[dict[str, Any]]:
     """The folder's results whose names match, in the order of networks, sizes, precisions and threads."""
     results = [json.loads(path.read_text()) for path in sorted(folder.glob(pattern))]
+    results = [result for result in results if "size" in result]  # whole networks
     pixels = {id(result): [int(side) for side in result["size"].split("x")] for result in results}
 
     def order(result: dict[str, Any]) -> tuple:
@@ -88,17 +91,41 @@ def memory(folder: Path) -> str:
     return table(["network", "size", "threads", "fastrestore", "within 64MiB", *PEERS.values()], rows)
 
 
-TABLES: dict[str, Callable[[Path], str]] = {"speed": speed, "latency": latency, "memory": memory}
-PLACE = re.compile(r"(<!-- table: (\w+) ([\w.-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
+SETS = {"cbsd68": "CBSD68", "uhdm_700": "UHDM", "gopro": "GoPro", "bsds500_val32": "held pictures"}
+KINDS = {"moire": "simulated moiré", "blur": "simulated blur", "pairs": "real pairs"}
+
+
+def models(folder: Path) -> str:
+    """The named models with the figures of their cards."""
+    rows = []
+    for path in sorted(folder.glob("*.safetensors")):
+        card = checkpoint.describe(path).card
+        quality = []
+        for name, figures in card.get("psnr", {}).items():
+            of = SETS.get(name, name)
+            noise = {key: value for key, value in figures.items() if key.isdigit()}
+            if noise:
+                values = " / ".join(f"{value:.2f}" for value in noise.values())
+                quality.append(f"{values} dB at σ {' / '.join(noise)} ({of})")
+            for kind, words in KINDS.items():
+                if kind in figures:
+                    quality.append(f"{words}: {figures[f'{kind} input']:.2f} -> {figures[kind]:.2f} dB ({of})")
+        size = f"{card['parameters'] / 1e6:.1f} M, {path.stat().st_size / 1e6:.1f} MB"
+        rows.append([f"`{path.stem}`", card["task"], card["family"], "; ".join(quality), size])
+    return table(["name", "task", "family", "PSNR", "parameters"], rows)
+
+
+TABLES: dict[str, Callable[[Path], str]] = {"speed": speed, "latency": latency, "memory": memory, "models": models}
+PLACE = re.compile(r"(<!-- table: (\w+) ([\w./-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
 def made(text: str) -> str:
     """The README with its tables made anew."""
 
     def fill(match: re.Match) -> str:
-        folder = ROOT / "benchmarks" / "results" / match[3]
+        folder = ROOT / match[3]
         if not folder.is_dir():
-            raise FileNotFoundError(f"{folder} holds no results")
+            raise FileNotFoundError(f"{folder} is not there")
         return f"{match[1]}{TABLES[match[2]](folder)}\n{match[4]}"
 
     return PLACE.sub(fill, text)
