@@ -1,9 +1,9 @@
 import pytest
 import torch
-from ops.cases import LAYOUTS, sample
 
 from fastrestore.ops import from_pixels, to_pixels
 from fastrestore.ops.convert import reference, to_reference
+from ops.cases import LAYOUTS, sample
 
 DTYPES = (torch.uint8, torch.uint16, torch.float16, torch.float32)
 TOPS = ((torch.uint8, 255), (torch.uint16, 65535))

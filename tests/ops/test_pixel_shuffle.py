@@ -1,9 +1,9 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from ops.cases import LAYOUTS, sample
 
 from fastrestore.ops import pixel_shuffle, pixel_unshuffle
+from ops.cases import LAYOUTS, sample
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
