@@ -9,8 +9,12 @@ namespace {
 
 // A band of every layer should hold this many 4 x 4 tiles per thread: its packed weights come from a far cache, and
 // must serve that often before they leave the near one. (48 tiles instead of 16: 1.7 times as fast at 144 channels; 256
-// instead of 64: 1.04 to 1.13 times at 64 and 96.) Products of bfloat16 are done sooner, and want the rows nearer.
-constexpr int64_t tiles_per_thread(Precision precision) { return precision == Precision::bfloat16 ? 128 : 256; }
+// instead of 64: 1.04 to 1.13 times at 64 and 96.) Products of bfloat16 are done sooner, and want the rows nearer. Wide
+// layers are the coarse ones, whose bands are many rows of the fine ones: DRUNet lost a tenth with more.
+int64_t tiles_per_thread(const Plan& plan, const ConvSpec& spec) {
+  if (spec.in_channels * spec.out_channels > 96 * 96) return 64;
+  return plan.precision() == Precision::bfloat16 ? 128 : 256;
+}
 
 // The input rows of such a band; small images get less because they have no more.
 int64_t preferred_band(const Plan& plan, int64_t width, int threads) {
@@ -18,7 +22,7 @@ int64_t preferred_band(const Plan& plan, int64_t width, int threads) {
   for (size_t n = 0; n < plan.size(); ++n) {
     if (plan.step(n).convs.empty()) continue;
     const int64_t stride = plan.node(n).stride;
-    const int64_t rows = 4 * ceil_div(tiles_per_thread(plan.precision()) * threads, ceil_div(width, 4 * stride));
+    const int64_t rows = 4 * ceil_div(tiles_per_thread(plan, plan.node(n).conv) * threads, ceil_div(width, 4 * stride));
     band = std::max(band, rows * stride);
   }
   return round_up(band, plan.grid());
