@@ -134,6 +134,7 @@ def run_script(script: str, timeout: float = 100) -> subprocess.CompletedProcess
     import os, signal, sys, threading, time
     import numpy as np, torch
     from fastrestore import engine, models
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it from birth
     torch.manual_seed(0)
     plan = engine.compile(models.create("dncnn", depth=6, width=32).eval())
     image = np.random.default_rng(0).random((200, 200, 3), dtype=np.float32)
