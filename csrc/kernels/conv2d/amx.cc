@@ -102,20 +102,20 @@ void convolve(const PackedConv& packed, const ConvBand& band, float* workspace) 
   const TileConfig config;
   _tile_loadconfig(&config);
   for (int64_t row = 0; row < band.rows; ++row)
-    for_each_block<true>(spec, pairs, row, kAmxPixels, 0, depth, patch,
-                         [&](int64_t x, int64_t pixels, const Window& window) {
-      int64_t n = 0;
-      for (; n + 2 <= vectors; n += 2) {
-        multiply<2>(window, weights + n * weights_step, weights_step, sums);
-        const int64_t lanes = min(kWidth, spec.out_channels - (n + 1) * kWidth);
-        finish_block<2>(spec, sums, bias + n * kWidth, pixels, target_at(spec, band, row, x, n * kWidth, lanes));
-      }
-      if (n < vectors) {
-        multiply<1>(window, weights + n * weights_step, weights_step, sums);
-        const int64_t lanes = min(kWidth, spec.out_channels - n * kWidth);
-        finish_block<1>(spec, sums, bias + n * kWidth, pixels, target_at(spec, band, row, x, n * kWidth, lanes));
-      }
-    });
+    for_each_block<true>(
+        spec, pairs, row, kAmxPixels, 0, depth, patch, [&](int64_t x, int64_t pixels, const Window& window) {
+          int64_t n = 0;
+          for (; n + 2 <= vectors; n += 2) {
+            multiply<2>(window, weights + n * weights_step, weights_step, sums);
+            const int64_t lanes = min(kWidth, spec.out_channels - (n + 1) * kWidth);
+            finish_block<2>(spec, sums, bias + n * kWidth, pixels, target_at(spec, band, row, x, n * kWidth, lanes));
+          }
+          if (n < vectors) {
+            multiply<1>(window, weights + n * weights_step, weights_step, sums);
+            const int64_t lanes = min(kWidth, spec.out_channels - n * kWidth);
+            finish_block<1>(spec, sums, bias + n * kWidth, pixels, target_at(spec, band, row, x, n * kWidth, lanes));
+          }
+        });
   _tile_release();
 }
 

@@ -95,7 +95,7 @@ __attribute__((noinline)) void direct_tile(const ConvSpec& spec, const Window& w
     if (row != nullptr)
       for (int64_t run = 0; run < window.runs; ++run)
         accumulate<Math>(sum, row + run * window.run_step, window.pixel_stride, weights + run * run_weights,
-                   window.run_length);
+                         window.run_length);
     weights += window.runs * run_weights;
   }
   finish(sum, spec, target);
@@ -227,7 +227,7 @@ void convolve_blocks(const ConvSpec& spec, const float* weights, const float* bi
         for_each_block(spec, band, row, most_pixels, group * in_channels, in_channels, workspace,
                        [&](int64_t x, int64_t pixels, const Window& window) {
                          get_direct_tile<Math>(pixels, size)(spec, window, weights, bias,
-                                                       target_at(spec, band, row, x, channel, last_lanes));
+                                                             target_at(spec, band, row, x, channel, last_lanes));
                        });
       weights += products * size * kWidth;
       bias += size * kWidth;
