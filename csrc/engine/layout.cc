@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <limits>
+#include <numeric>
 #include <string>
 
 namespace fr {
@@ -28,7 +29,7 @@ int64_t preferred_band(const Plan& plan, int64_t width, int threads) {
   return round_up(band, plan.grid());
 }
 
-int64_t node_height(const Plan& plan, size_t n, int64_t height) { return height / plan.node(n).stride; }
+int64_t node_height(const Plan& plan, size_t n, int64_t height) { return extent(plan.node(n), Axis::rows, height); }
 
 // The rows that belong to complete blocks of the node's grid.
 int64_t whole_blocks(const Plan& plan, size_t n, int64_t rows, int64_t height) {
@@ -55,16 +56,29 @@ int64_t resized_rows(const Node& node, int64_t have) {
   return rows;
 }
 
+// Whether a node's ring may lie where another's was: sigma's plane is filled before all rounds, and a convolution leaves
+// what lies beyond its channels as it was.
+bool may_share(const Plan& plan, size_t n) {
+  const Op op = plan.node(n).op;
+  const bool convolution = op == Op::conv2d || op == Op::conv_transpose2d || op == Op::input;
+  return op != Op::sigma_plane && (!convolution || plan.node(n).channels == plan.step(n).pitch);
+}
+
 // The rows each node must hold when every step advances the input by `band` rows: run the schedule on counters.
 std::vector<HeldRows> held_rows(const Plan& plan, int64_t height, int64_t band) {
   const size_t count = plan.size();
   const size_t output = static_cast<size_t>(plan.graph().output());
   std::vector<int64_t> rows(count, 0), before(count, 0), kept_from(count, 0);
   std::vector<HeldRows> held(count);
-  while (rows[output] < height) {
+  for (size_t round = 0; rows[output] < height; ++round) {
     before = rows;
     for (size_t n = 0; n < count; ++n) {
       rows[n] = next_rows(plan, n, rows, height, band);
+      if (rows[n] > before[n]) {
+        if (before[n] == 0) held[n].first_round = round;
+        held[n].last_round = round;
+        for (int input : plan.node(n).inputs) held[static_cast<size_t>(input)].last_round = round;
+      }
       if (plan.node(n).op == Op::sigma_plane) continue;
       // Those that consumers have not yet done with when this node's turn comes: their turn is later.
       const int64_t first = n == output ? before[n] : first_row_kept(plan, n, before, height);
@@ -79,8 +93,13 @@ std::vector<HeldRows> held_rows(const Plan& plan, int64_t height, int64_t band) 
       kept_from[n] = first;
     }
   }
-  for (size_t n = 0; n < count; ++n)
+  for (size_t n = 0; n < count; ++n) {
     if (!rows_may_pass(plan, n)) held[n].kept = held[n].all;
+    if (!may_share(plan, n)) {
+      held[n].first_round = 0;
+      held[n].last_round = std::numeric_limits<size_t>::max();
+    }
+  }
   return held;
 }
 
@@ -93,14 +112,16 @@ std::vector<Interval> strip_columns(const Plan& plan, Interval core, int64_t wid
     if (own.empty()) continue;
     // Whole cells of the node's grid; a Winograd tile reads its full 6 x 6 input wherever it stands.
     const int64_t grid = plan.step(n).row_grid;
-    const Interval cells{floor_div(own.begin, grid) * grid, round_up(own.end, grid)};
-    own = {std::max<int64_t>(cells.begin, 0), std::min(cells.end, width / node.stride)};
+    Interval cells{floor_div(own.begin, grid) * grid, round_up(own.end, grid)};
+    if (node.op == Op::window_attention) cells = needed(node, 0, own, Axis::columns);
+    own = {std::max<int64_t>(cells.begin, 0), std::min(cells.end, extent(node, Axis::columns, width))};
     for (size_t i = 0; i < node.inputs.size(); ++i) {
       const size_t input = static_cast<size_t>(node.inputs[i]);
       if (node.op == Op::sigma_plane) continue;
       const Interval output = is_residual(node, i) ? own : cells;
       columns[input] =
-          hull(columns[input], read_inside(node, i, output, Axis::columns, width / plan.node(input).stride));
+          hull(columns[input],
+               read_inside(node, i, output, Axis::columns, extent(plan.node(input), Axis::columns, width)));
     }
   }
   return columns;
@@ -128,7 +149,9 @@ class Places {
     auto next = taken_.begin();
     for (; next != taken_.end() && next->offset - offset < bytes; ++next) offset = next->offset + next->bytes;
     taken_.insert(next, {offset, bytes, last_step});
-    end_ = std::max(end_, offset + bytes);
+    int64_t end = 0;
+    if (__builtin_add_overflow(offset, bytes, &end)) throw std::length_error("the working memory exceeds 63 bits");
+    end_ = std::max(end_, end);
     return offset;
   }
 
@@ -147,20 +170,23 @@ void place_rings(const Plan& plan, int threads, Layout& layout) {
   layout.row_bytes.assign(plan.size(), 0);
   layout.ring_offset.assign(plan.size(), 0);
   layout.passing_offset.assign(plan.size(), 0);
-  int64_t bytes = 0;
-  for (size_t n = 0; n < plan.size(); ++n) {
+  std::vector<size_t> order(plan.size());
+  std::iota(order.begin(), order.end(), size_t{0});
+  std::stable_sort(order.begin(), order.end(),
+                   [&](size_t a, size_t b) { return layout.held[a].first_round < layout.held[b].first_round; });
+  Places rings(0);
+  for (size_t n : order) {
     int64_t widest = 0;
     for (const Strip& strip : layout.strips) widest = std::max(widest, strip.columns[n].size());
     // One cache line more than needed keeps rows of a power-of-two size from falling into the same cache sets.
     widest += 2 * plan.step(n).margin;
     const int64_t row = checked_product(widest, plan.step(n).pitch, element_bytes(plan.step(n).element));
     layout.row_bytes[n] = round_up(row, 64) + 64;
-    layout.ring_offset[n] = bytes;
-    if (__builtin_add_overflow(bytes, checked_product(layout.row_bytes[n], layout.held[n].kept), &bytes))
-      throw std::length_error("the working memory exceeds 63 bits");
+    layout.ring_offset[n] = rings.take(checked_product(layout.row_bytes[n], layout.held[n].kept),
+                                       layout.held[n].first_round, layout.held[n].last_round);
   }
-  layout.ring_bytes = bytes;
-  Places places(bytes);
+  layout.ring_bytes = rings.end();
+  Places places(rings.end());
   for (size_t n = 0; n < plan.size(); ++n)
     if (layout.held[n].passing > 0)
       layout.passing_offset[n] =
@@ -207,6 +233,19 @@ int64_t rows_possible(const Plan& plan, size_t n, const std::vector<int64_t>& ro
         case Op::resize:
           possible = resized_rows(node, have);
           break;
+        case Op::window_attention:
+          possible = window_at(node, have).begin;
+          break;
+        case Op::partial_sum:
+        case Op::partial_gram:
+          possible = have / node.fold;
+          break;
+        case Op::mean:
+        case Op::channel_softmax:
+          possible = 0;
+          break;
+        case Op::layer_norm:
+        case Op::mix:
         case Op::concat:
         case Op::add:
         case Op::multiply:
@@ -236,6 +275,7 @@ int64_t first_row_needed(const Plan& plan, size_t n, size_t which, int64_t done,
   const Node& node = plan.node(n);
   if (done >= node_height(plan, n, height)) return std::numeric_limits<int64_t>::max();
   if (is_residual(node, which)) return done;
+  if (static_cast<int>(which) == node.broadcast) return 0;
   switch (node.op) {
     case Op::conv2d:
     case Op::pool: {
@@ -261,6 +301,14 @@ int64_t first_row_needed(const Plan& plan, size_t n, size_t which, int64_t done,
     }
     case Op::sigma_plane:
       return std::numeric_limits<int64_t>::max();
+    case Op::partial_sum:
+    case Op::partial_gram:
+      return done * node.fold;
+    case Op::window_attention:
+    case Op::mean:
+    case Op::channel_softmax:
+    case Op::layer_norm:
+    case Op::mix:
     case Op::concat:
     case Op::add:
     case Op::multiply:
@@ -299,17 +347,17 @@ Layout make_layout(const Plan& plan, int64_t height, int64_t width, int threads,
   layout.height = round_up(height, multiple);
   layout.width = round_up(width, multiple);
   const int64_t largest = std::min(preferred_band(plan, layout.width, threads), round_up(layout.height, grid));
-  std::vector<std::pair<int64_t, std::vector<HeldRows>>> bands;  // band, rows of each node; the preferred first
-  for (int64_t band = largest;; band = std::max(grid, round_up(band / 2, grid))) {
-    bands.push_back({band, held_rows(plan, layout.height, band)});
-    if (band == grid) break;
-  }
-  const int64_t cells = ceil_div(layout.width, grid);
+  std::vector<int64_t> bands{largest};  // the preferred first
+  while (bands.back() > grid) bands.push_back(std::max(grid, round_up(bands.back() / 2, grid)));
+  std::vector<std::vector<HeldRows>> held(bands.size());  // of each band, once it is tried
+  // Strips would save nothing where images are held whole.
+  const int64_t cells = plan.graph().sees_everything() ? 1 : ceil_div(layout.width, grid);
   for (int64_t count = 1;; count = std::min(cells, count + std::max<int64_t>(1, count / 8))) {
     layout.strips = make_strips(plan, layout.width, count);
-    for (const auto& [band, held] : bands) {
-      layout.band = band;
-      layout.held = held;
+    for (size_t i = 0; i < bands.size(); ++i) {
+      if (held[i].empty()) held[i] = held_rows(plan, layout.height, bands[i]);
+      layout.band = bands[i];
+      layout.held = held[i];
       place_rings(plan, threads, layout);
       if (layout.arena_bytes <= budget) return layout;
     }

@@ -3,6 +3,8 @@
 // The picture is computed in strips of columns; within a strip every node advances by bands of rows, so that a
 // node's ring holds only the rows that its consumers still need. Of those that a convolution writes, most serve
 // convolutions of the same round only: they pass through memory that all nodes share and that stays in the cache.
+// Where a statistic of the whole image stands in the way, what comes after it begins when all before it is done: then
+// images are held whole, in memory that those before them have left, and the picture is one strip.
 // Strips overlap by what the operators reach (each node computes just the columns that later ones need); bands do not.
 // Both begin at multiples of the plan's grid, so every pixel is computed from the same values in the same order however
 // the picture is cut.
@@ -32,6 +34,8 @@ struct HeldRows {
   int64_t all = 1;
   int64_t kept = 1;     // those that a later round needs, while a round adds its own; all, if none may pass
   int64_t passing = 0;  // those that no later round needs
+  // The rounds between which it holds rows; nodes that do not meet may lie in the same memory.
+  size_t first_round = 0, last_round = 0;
 };
 
 struct Layout {
