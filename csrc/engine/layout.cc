@@ -2,31 +2,57 @@
 
 #include <algorithm>
 #include <limits>
+#include <map>
 #include <numeric>
 #include <string>
 
 namespace fr {
 namespace {
 
-// A band of every layer should hold this many 4 x 4 tiles per thread: its packed weights come from a far cache, and
-// must serve that often before they leave the near one. (48 tiles instead of 16: 1.7 times as fast at 144 channels; 256
-// instead of 64: 1.04 to 1.13 times at 64 and 96.) Products of bfloat16 are done sooner, and want the rows nearer. Wide
-// layers are the coarse ones, whose bands are many rows of the fine ones: DRUNet lost a tenth with more.
-int64_t tiles_per_thread(const Plan& plan, const ConvSpec& spec) {
-  if (spec.in_channels * spec.out_channels > 96 * 96) return 64;
-  return plan.precision() == Precision::bfloat16 ? 128 : 256;
+// A band of every layer should hold this many pixels per thread: its packed weights come from a far cache, and must serve
+// that often before they leave the near one. For 4 x 4 tiles of 3x3 convolutions: 48 tiles instead of 16 were 1.7 times
+// as fast at 144 channels; 256 instead of 64, 1.04 to 1.13 times at 64 and 96. Products of bfloat16 are done sooner, and
+// want the rows nearer. Wide layers are the coarse ones, whose bands are many rows of the fine ones: DRUNet lost a tenth
+// with more. The weights of 1x1 convolutions are a ninth, and what they read and write is what the cache is for.
+int64_t pixels_per_thread(const Plan& plan, const ConvSpec& spec) {
+  const int64_t weights = spec.in_channels / spec.groups * spec.out_channels, taps = spec.kernel_h * spec.kernel_w;
+  if (taps == 1 || spec.groups > 1) return std::min<int64_t>(weights * taps / 36, 512);
+  if (weights > 96 * 96) return 1024;
+  return plan.precision() == Precision::bfloat16 ? 2048 : 4096;
 }
 
-// The input rows of such a band; small images get less because they have no more.
+// The rows of node n in such a band; 0 for what is no convolution of an image.
+int64_t preferred_rows(const Plan& plan, size_t n, int64_t width, int threads) {
+  const Node& node = plan.node(n);
+  if (plan.step(n).convs.empty() || node.whole || node.fold > 0) return 0;
+  const int64_t tiles = ceil_div(pixels_per_thread(plan, node.conv), 16) * threads;
+  return 4 * ceil_div(tiles, ceil_div(width, 4 * node.stride));
+}
+
+// The input rows of a band that suits all layers; small images get less because they have no more.
 int64_t preferred_band(const Plan& plan, int64_t width, int threads) {
   int64_t band = plan.grid();
-  for (size_t n = 0; n < plan.size(); ++n) {
-    if (plan.step(n).convs.empty()) continue;
-    const int64_t stride = plan.node(n).stride;
-    const int64_t rows = 4 * ceil_div(tiles_per_thread(plan, plan.node(n).conv) * threads, ceil_div(width, 4 * stride));
-    band = std::max(band, rows * stride);
-  }
+  for (size_t n = 0; n < plan.size(); ++n)
+    band = std::max(band, preferred_rows(plan, n, width, threads) * plan.node(n).stride);
   return round_up(band, plan.grid());
+}
+
+// The rows that each node may add in a round. Where images are held whole, a coarse layer need not wait for the fine ones
+// to read on: each takes what suits the layers of its own size, less by as much as the band is below the preferred one.
+std::vector<int64_t> shares(const Plan& plan, int64_t width, int threads, int64_t band, int64_t preferred) {
+  std::vector<int64_t> share(plan.size());
+  std::map<int64_t, int64_t> most;  // by stride
+  for (size_t n = 0; n < plan.size(); ++n) {
+    int64_t& rows = most[plan.node(n).stride];
+    rows = std::max(rows, preferred_rows(plan, n, width, threads));
+  }
+  for (size_t n = 0; n < plan.size(); ++n) {
+    const int64_t stride = plan.node(n).stride;
+    share[n] = plan.graph().sees_everything() ? round_up(std::max<int64_t>(1, most[stride] * band / preferred),
+                                                         plan.step(n).row_grid)
+                                              : band / stride;
+  }
+  return share;
 }
 
 int64_t node_height(const Plan& plan, size_t n, int64_t height) { return extent(plan.node(n), Axis::rows, height); }
@@ -56,16 +82,17 @@ int64_t resized_rows(const Node& node, int64_t have) {
   return rows;
 }
 
-// Whether a node's ring may lie where another's was: sigma's plane is filled before all rounds, and a convolution leaves
-// what lies beyond its channels as it was.
+// Whether a node's ring may lie where another's was: sigma's plane is filled before all rounds, the output is read after
+// each, and a convolution leaves what lies beyond its channels as it was.
 bool may_share(const Plan& plan, size_t n) {
   const Op op = plan.node(n).op;
   const bool convolution = op == Op::conv2d || op == Op::conv_transpose2d || op == Op::input;
-  return op != Op::sigma_plane && (!convolution || plan.node(n).channels == plan.step(n).pitch);
+  return op != Op::sigma_plane && n != static_cast<size_t>(plan.graph().output()) &&
+         (!convolution || plan.node(n).channels == plan.step(n).pitch);
 }
 
-// The rows each node must hold when every step advances the input by `band` rows: run the schedule on counters.
-std::vector<HeldRows> held_rows(const Plan& plan, int64_t height, int64_t band) {
+// The rows each node must hold when every round adds up to `share` rows of each: run the schedule on counters.
+std::vector<HeldRows> held_rows(const Plan& plan, int64_t height, const std::vector<int64_t>& share) {
   const size_t count = plan.size();
   const size_t output = static_cast<size_t>(plan.graph().output());
   std::vector<int64_t> rows(count, 0), before(count, 0), kept_from(count, 0);
@@ -73,11 +100,12 @@ std::vector<HeldRows> held_rows(const Plan& plan, int64_t height, int64_t band) 
   for (size_t round = 0; rows[output] < height; ++round) {
     before = rows;
     for (size_t n = 0; n < count; ++n) {
-      rows[n] = next_rows(plan, n, rows, height, band);
+      rows[n] = next_rows(plan, n, rows, height, share[n]);
       if (rows[n] > before[n]) {
-        if (before[n] == 0) held[n].first_round = round;
-        held[n].last_round = round;
-        for (int input : plan.node(n).inputs) held[static_cast<size_t>(input)].last_round = round;
+        const size_t step = round * count + n;
+        if (before[n] == 0) held[n].first_step = step;
+        held[n].last_step = step;
+        for (int input : plan.node(n).inputs) held[static_cast<size_t>(input)].last_step = step;
       }
       if (plan.node(n).op == Op::sigma_plane) continue;
       // Those that consumers have not yet done with when this node's turn comes: their turn is later.
@@ -96,8 +124,8 @@ std::vector<HeldRows> held_rows(const Plan& plan, int64_t height, int64_t band) 
   for (size_t n = 0; n < count; ++n) {
     if (!rows_may_pass(plan, n)) held[n].kept = held[n].all;
     if (!may_share(plan, n)) {
-      held[n].first_round = 0;
-      held[n].last_round = std::numeric_limits<size_t>::max();
+      held[n].first_step = 0;
+      held[n].last_step = std::numeric_limits<size_t>::max();
     }
   }
   return held;
@@ -173,7 +201,7 @@ void place_rings(const Plan& plan, int threads, Layout& layout) {
   std::vector<size_t> order(plan.size());
   std::iota(order.begin(), order.end(), size_t{0});
   std::stable_sort(order.begin(), order.end(),
-                   [&](size_t a, size_t b) { return layout.held[a].first_round < layout.held[b].first_round; });
+                   [&](size_t a, size_t b) { return layout.held[a].first_step < layout.held[b].first_step; });
   Places rings(0);
   for (size_t n : order) {
     int64_t widest = 0;
@@ -183,7 +211,7 @@ void place_rings(const Plan& plan, int threads, Layout& layout) {
     const int64_t row = checked_product(widest, plan.step(n).pitch, element_bytes(plan.step(n).element));
     layout.row_bytes[n] = round_up(row, 64) + 64;
     layout.ring_offset[n] = rings.take(checked_product(layout.row_bytes[n], layout.held[n].kept),
-                                       layout.held[n].first_round, layout.held[n].last_round);
+                                       layout.held[n].first_step, layout.held[n].last_step);
   }
   layout.ring_bytes = rings.end();
   Places places(rings.end());
@@ -264,11 +292,10 @@ int64_t rows_ready(const Plan& plan, size_t n, const std::vector<int64_t>& rows,
   return whole_blocks(plan, n, rows_possible(plan, n, rows, height), height);
 }
 
-int64_t next_rows(const Plan& plan, size_t n, const std::vector<int64_t>& rows, int64_t height, int64_t band) {
+int64_t next_rows(const Plan& plan, size_t n, const std::vector<int64_t>& rows, int64_t height, int64_t share) {
   const int64_t ready = rows_ready(plan, n, rows, height);
   if (plan.node(n).op == Op::sigma_plane) return ready;  // its one row serves for all
-  const int64_t share = whole_blocks(plan, n, rows[n] + band / plan.node(n).stride, height);
-  return std::max(rows[n], std::min(ready, share));
+  return std::max(rows[n], std::min(ready, whole_blocks(plan, n, rows[n] + share, height)));
 }
 
 int64_t first_row_needed(const Plan& plan, size_t n, size_t which, int64_t done, int64_t height) {
@@ -355,8 +382,9 @@ Layout make_layout(const Plan& plan, int64_t height, int64_t width, int threads,
   for (int64_t count = 1;; count = std::min(cells, count + std::max<int64_t>(1, count / 8))) {
     layout.strips = make_strips(plan, layout.width, count);
     for (size_t i = 0; i < bands.size(); ++i) {
-      if (held[i].empty()) held[i] = held_rows(plan, layout.height, bands[i]);
       layout.band = bands[i];
+      layout.share = shares(plan, layout.width, threads, bands[i], largest);
+      if (held[i].empty()) held[i] = held_rows(plan, layout.height, layout.share);
       layout.held = held[i];
       place_rings(plan, threads, layout);
       if (layout.arena_bytes <= budget) return layout;

@@ -118,7 +118,8 @@ void Session::run_strip(const Strip& strip, const Picture& picture, const RunOpt
   while (rows[output] < layout_.height) {
     const int64_t written = rows[output];
     after_ = rows;
-    for (size_t n = 0; n < plan_->size(); ++n) after_[n] = next_rows(*plan_, n, after_, layout_.height, layout_.band);
+    for (size_t n = 0; n < plan_->size(); ++n)
+      after_[n] = next_rows(*plan_, n, after_, layout_.height, layout_.share[n]);
     double last = now();
     const auto spent_in = [&](size_t n) {
       const double time = now();
