@@ -45,10 +45,16 @@ LOCAL = {
     "norm": Net(lambda x, a, n: n(a(x)) * 0.1 + x, conv(3, 3), ChannelNorm(3, 1e-5)),
     "norm_of_many": Net(lambda x, a, n, b: b(n(a(x))), conv(3, 67), ChannelNorm(67, 1e-5), conv(67, 3)),
     "norm_not_centred": Net(
-        lambda x, a, n, b: b(layer_norm(a(x), n.weight, None, 1e-5, False)), conv(3, 20), ChannelNorm(20, 0), conv(20, 3)
+        lambda x, a, n, b: b(layer_norm(a(x), n.weight, None, 1e-5, False)),
+        conv(3, 20),
+        ChannelNorm(20, 0),
+        conv(20, 3),
     ),
     "norm_of_torch": Net(
-        lambda x, a, n, b: b(n(a(x).permute(0, 2, 3, 1)).permute(0, 3, 1, 2)), conv(3, 20), nn.LayerNorm(20), conv(20, 3)
+        lambda x, a, n, b: b(n(a(x).permute(0, 2, 3, 1)).permute(0, 3, 1, 2)),
+        conv(3, 20),
+        nn.LayerNorm(20),
+        conv(20, 3),
     ),
     "norm_without_weights": Net(
         lambda x, a, n, b: b(n(a(x).permute(0, 2, 3, 1)).permute(0, 3, 1, 2)),
@@ -64,7 +70,11 @@ LOCAL = {
     ),
     "windows_of_8": Net(lambda x, a, w, b: b(w(a(x))), conv(3, 24), Windows(24, 3, 8, 0), conv(24, 3), multiple_of=8),
     "windows_shifted": Net(
-        lambda x, a, v, w, b: b(w(v(a(x)))), conv(3, 20), Windows(20, 2, 8, 4), Windows(20, 4, 8, 5), conv(20, 3),
+        lambda x, a, v, w, b: b(w(v(a(x)))),
+        conv(3, 20),
+        Windows(20, 2, 8, 4),
+        Windows(20, 4, 8, 5),
+        conv(20, 3),
         multiple_of=8,
     ),
     "windows_of_7": Net(lambda x, w: x + w(x), Windows(3, 1, 7, 3), multiple_of=7),
@@ -84,8 +94,12 @@ GLOBAL = {
         lambda x, a, v, w, b: x + b(w(v(a(x)))), conv(3, 50), Channels(50, 1), Channels(50, 5), conv(50, 3)
     ),
     "channels_at_half_size": Net(
-        lambda x, d, a, w, b: b(w(a(d(x)))), nn.PixelUnshuffle(2), conv(12, 16), Channels(16, 2),
-        nn.ConvTranspose2d(16, 3, 2, stride=2), multiple_of=2,
+        lambda x, d, a, w, b: b(w(a(d(x)))),
+        nn.PixelUnshuffle(2),
+        conv(12, 16),
+        Channels(16, 2),
+        nn.ConvTranspose2d(16, 3, 2, stride=2),
+        multiple_of=2,
     ),
 }
 GLOBAL["mean_of_mean"] = Net(

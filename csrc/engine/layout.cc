@@ -9,11 +9,12 @@
 namespace fr {
 namespace {
 
-// A band of every layer should hold this many pixels per thread: its packed weights come from a far cache, and must serve
-// that often before they leave the near one. For 4 x 4 tiles of 3x3 convolutions: 48 tiles instead of 16 were 1.7 times
-// as fast at 144 channels; 256 instead of 64, 1.04 to 1.13 times at 64 and 96. Products of bfloat16 are done sooner, and
-// want the rows nearer. Wide layers are the coarse ones, whose bands are many rows of the fine ones: DRUNet lost a tenth
-// with more. The weights of 1x1 convolutions are a ninth, and what they read and write is what the cache is for.
+// A band of every layer should hold this many pixels per thread: its packed weights come from a far cache, and must
+// serve that often before they leave the near one. For 4 x 4 tiles of 3x3 convolutions: 48 tiles instead of 16 were 1.7
+// times as fast at 144 channels; 256 instead of 64, 1.04 to 1.13 times at 64 and 96. Products of bfloat16 are done
+// sooner, and want the rows nearer. Wide layers are the coarse ones, whose bands are many rows of the fine ones: DRUNet
+// lost a tenth with more. The weights of 1x1 convolutions are a ninth, and what they read and write is what the cache
+// is for.
 int64_t pixels_per_thread(const Plan& plan, const ConvSpec& spec) {
   const int64_t weights = spec.in_channels / spec.groups * spec.out_channels, taps = spec.kernel_h * spec.kernel_w;
   if (taps == 1 || spec.groups > 1) return std::min<int64_t>(weights * taps / 36, 512);
@@ -37,8 +38,9 @@ int64_t preferred_band(const Plan& plan, int64_t width, int threads) {
   return round_up(band, plan.grid());
 }
 
-// The rows that each node may add in a round. Where images are held whole, a coarse layer need not wait for the fine ones
-// to read on: each takes what suits the layers of its own size, less by as much as the band is below the preferred one.
+// The rows that each node may add in a round. Where images are held whole, a coarse layer need not wait for the fine
+// ones to read on: each takes what suits the layers of its own size, less by as much as the band is below the preferred
+// one.
 std::vector<int64_t> shares(const Plan& plan, int64_t width, int threads, int64_t band, int64_t preferred) {
   std::vector<int64_t> share(plan.size());
   std::map<int64_t, int64_t> most;  // by stride
@@ -48,9 +50,9 @@ std::vector<int64_t> shares(const Plan& plan, int64_t width, int threads, int64_
   }
   for (size_t n = 0; n < plan.size(); ++n) {
     const int64_t stride = plan.node(n).stride;
-    share[n] = plan.graph().sees_everything() ? round_up(std::max<int64_t>(1, most[stride] * band / preferred),
-                                                         plan.step(n).row_grid)
-                                              : band / stride;
+    share[n] = plan.graph().sees_everything()
+                   ? round_up(std::max<int64_t>(1, most[stride] * band / preferred), plan.step(n).row_grid)
+                   : band / stride;
   }
   return share;
 }
@@ -82,8 +84,8 @@ int64_t resized_rows(const Node& node, int64_t have) {
   return rows;
 }
 
-// Whether a node's ring may lie where another's was: sigma's plane is filled before all rounds, the output is read after
-// each, and a convolution leaves what lies beyond its channels as it was.
+// Whether a node's ring may lie where another's was: sigma's plane is filled before all rounds, the output is read
+// after each, and a convolution leaves what lies beyond its channels as it was.
 bool may_share(const Plan& plan, size_t n) {
   const Op op = plan.node(n).op;
   const bool convolution = op == Op::conv2d || op == Op::conv_transpose2d || op == Op::input;
@@ -147,9 +149,8 @@ std::vector<Interval> strip_columns(const Plan& plan, Interval core, int64_t wid
       const size_t input = static_cast<size_t>(node.inputs[i]);
       if (node.op == Op::sigma_plane) continue;
       const Interval output = is_residual(node, i) ? own : cells;
-      columns[input] =
-          hull(columns[input],
-               read_inside(node, i, output, Axis::columns, extent(plan.node(input), Axis::columns, width)));
+      columns[input] = hull(
+          columns[input], read_inside(node, i, output, Axis::columns, extent(plan.node(input), Axis::columns, width)));
     }
   }
   return columns;

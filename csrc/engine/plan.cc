@@ -177,8 +177,9 @@ Plan::Plan(Graph graph, Precision precision, Isa isa)
     workspace_floats_ = std::max(workspace_floats_, floats);
   }
   shift_row_grids();
-  row_kernels_ = {get_activation(isa), &get_arithmetic(isa),  get_pool(isa),             get_resize(isa),
-                  get_layer_norm(isa), get_partial_sum(isa), get_window_attention(isa), &get_channel_attention(isa)};
+  row_kernels_ = {get_activation(isa),       &get_arithmetic(isa),       get_pool(isa),
+                  get_resize(isa),           get_layer_norm(isa),        get_partial_sum(isa),
+                  get_window_attention(isa), &get_channel_attention(isa)};
 }
 
 // Every node's lag, when the picture has been read down to a row far from its edges that all grids share.

@@ -230,7 +230,8 @@ float* Session::enter_piece(const Strip& strip, size_t n, Piece& piece, float* s
     const Interval all = strip.columns[input];
     Interval rows = needed(node, i, {piece.begin, piece.end}, Axis::rows);
     Interval columns = needed(node, i, {piece.x_begin, piece.x_end}, Axis::columns);
-    rows = {std::max<int64_t>(rows.begin, 0), std::min(rows.end, extent(plan_->node(input), Axis::rows, layout_.height))};
+    rows = {std::max<int64_t>(rows.begin, 0),
+            std::min(rows.end, extent(plan_->node(input), Axis::rows, layout_.height))};
     columns = {std::max(columns.begin, all.begin), std::min(columns.end, all.end)};
     take(view, rows, columns);
     for (int64_t y = rows.begin; y < rows.end; ++y)
@@ -315,7 +316,8 @@ void Session::fill_margins(const Strip& strip, size_t n, int64_t begin, int64_t 
   const Step& step = plan_->step(n);
   const Interval columns = strip.columns[n];
   if (step.margin == 0 || columns.empty()) return;
-  const int64_t width = extent(plan_->node(n), Axis::columns, layout_.width), pixel = step.pitch * element_bytes(step.element);
+  const int64_t width = extent(plan_->node(n), Axis::columns, layout_.width),
+                pixel = step.pitch * element_bytes(step.element);
   const int64_t last = plan_->node(n).op == Op::sigma_plane ? std::min(end, begin + 1) : end;  // it has one row
   for (int64_t y = begin; y < last; ++y) {
     char* start = row(n, y) - columns.begin * pixel;  // of column 0

@@ -38,9 +38,10 @@ enum class Op {
   mix
 };
 
-constexpr size_t kMostInputs = 64;  // of one node
-constexpr int64_t kFold = 4;        // rows that are summed at once
-constexpr int64_t kMostWindow = 64;  // side of an attention window
+constexpr size_t kMostInputs = 64;                 // of one node
+constexpr int64_t kFold = 4;                       // rows that are summed at once
+constexpr int64_t kMostWindow = 64;                // side of an attention window
+constexpr int64_t kEverything = int64_t{1} << 40;  // a reach beyond every image
 
 const char* op_name(Op op);
 Activation parse_activation(const std::string& name);  // throws std::invalid_argument for an unknown name
@@ -78,10 +79,10 @@ struct Node {
   // kernel, stride and padding are those of the transposed one, and weight is [in][out][kh][kw].
   // pool takes kernel, stride, padding and dilation from here too.
   ConvSpec conv;
-  std::vector<float> weight;  // conv2d: [out][in / groups][kh][kw]; affine, layer_norm: scale [channels];
-                              // prelu: slope [channels]; window_attention: [heads][2 * window - 1][2 * window - 1];
-                              // channel_softmax: temperature [heads]
-  std::vector<float> bias;    // [out], or empty; affine, layer_norm: shift [channels]
+  std::vector<float> weight;     // conv2d: [out][in / groups][kh][kw]; affine, layer_norm: scale [channels];
+                                 // prelu: slope [channels]; window_attention: [heads][2 * window - 1][2 * window - 1];
+                                 // channel_softmax: temperature [heads]
+  std::vector<float> bias;       // [out], or empty; affine, layer_norm: shift [channels]
   Border border = Border::zero;  // conv2d; input: what pads the picture to multiple_of()
 
   std::vector<Channels> parts;           // concat, multiply: what is taken of each input
@@ -145,7 +146,7 @@ class Graph {
   bool takes_sigma() const;
   int64_t channels() const;                             // of input and output
   int64_t multiple_of() const { return multiple_of_; }  // least common multiple of the strides
-  bool sees_everything() const;  // whether an output pixel depends on the whole picture
+  bool sees_everything() const;                         // whether an output pixel depends on the whole picture
   int64_t halo() const;  // the furthest that an output pixel looks, in input pixels, each way; -1: at everything
 
  private:

@@ -311,6 +311,7 @@ void bind_engine(py::module_& m) {
 
   m.attr("MOST_INPUTS") = kMostInputs;
   m.attr("MOST_WINDOW") = kMostWindow;
+  m.attr("EVERYTHING") = kEverything;
   m.def("hardware_threads", &hardware_threads, "CPUs that this process may run on.");
   m.def("host_isa", [] { return isa_name(host_isa()); }, "The instruction set in use: the CPU's, or FASTRESTORE_ISA.");
   m.def(

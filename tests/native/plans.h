@@ -85,8 +85,22 @@ inline Graph varied_graph(int64_t channels) {
   return graph;
 }
 
+// Norm, windows, and what waits for the whole picture: attention between channels, a mean that scales an image.
+inline Graph attention_graph(int64_t channels) {
+  Graph graph;
+  const int input = graph.input(channels, Border::reflect);
+  const int first = graph.conv2d(input, conv_spec(channels, 12, 3, 1, 1), weights(12 * channels * 9), weights(12));
+  const int normed = graph.layer_norm(first, weights(12), weights(12), 1e-5f, false);
+  const int windows = graph.window_attention(normed, 2, 4, 1, weights(2 * 7 * 7));
+  const int mixed = graph.mix(graph.channel_softmax(graph.partial_gram(normed, 2), weights(2)), normed, {8, 4}, 2);
+  const int mean = graph.mean(graph.partial_sum(mixed));
+  const int sum = graph.add(windows, graph.multiply(mixed, mean, {0, 4}, {0, 4}), 1.0f, 1.0f);
+  graph.set_output(graph.conv2d(sum, conv_spec(4, channels, 1, 1, 0), weights(4 * channels), weights(channels)));
+  return graph;
+}
+
 inline std::vector<Graph> all_graphs(int64_t channels) {
-  return {small_graph(channels), shuffled_graph(channels), varied_graph(channels)};
+  return {small_graph(channels), shuffled_graph(channels), varied_graph(channels), attention_graph(channels)};
 }
 
 }  // namespace fr::test

@@ -67,7 +67,8 @@ void check_norm(const Variant<LayerNormFn*>& variant, int64_t pixels, int64_t ch
   const auto in = sample(pixels * in_pitch, random, 10.0f), scale = sample(channels, random),
              shift = sample(channels, random);
   std::vector<float> out(at(pixels * out_pitch), kGuard);
-  variant.run({in.data(), in_pitch, out.data(), out_pitch, pixels, channels, scale.data(), shift.data(), 1e-5f, centred});
+  variant.run(
+      {in.data(), in_pitch, out.data(), out_pitch, pixels, channels, scale.data(), shift.data(), 1e-5f, centred});
   bool fine = true;
   for (int64_t x = 0; x < pixels; ++x) {
     double mean = 0, variance = 0;
@@ -107,8 +108,8 @@ void check_sum(const Variant<PartialSumFn*>& variant, Element element, int64_t p
   CHECK_SAYING(fine, std::string(variant.name) + " channels " + std::to_string(channels));
 }
 
-void check_window(const Variant<WindowAttentionFn*>& variant, int64_t side, int64_t rows, int64_t columns, int64_t heads,
-                  int64_t each, float spread, std::mt19937& random) {
+void check_window(const Variant<WindowAttentionFn*>& variant, int64_t side, int64_t rows, int64_t columns,
+                  int64_t heads, int64_t each, float spread, std::mt19937& random) {
   const int64_t channels = heads * each, in_pitch = 3 * channels + 1, out_pitch = channels + 2, pixels = rows * columns;
   auto in = sample(pixels * in_pitch, random);
   for (float& v : in) v *= spread;
@@ -151,8 +152,8 @@ void check_window(const Variant<WindowAttentionFn*>& variant, int64_t side, int6
                          std::to_string(columns) + " heads " + std::to_string(heads) + "x" + std::to_string(each));
 }
 
-void check_channels(const Variant<const ChannelAttentionKernels*>& variant, Element element, int64_t heads, int64_t each,
-                    int64_t pixels, std::mt19937& random) {
+void check_channels(const Variant<const ChannelAttentionKernels*>& variant, Element element, int64_t heads,
+                    int64_t each, int64_t pixels, std::mt19937& random) {
   const int64_t all = heads * each, pitch = 3 * all + 1, rows = 2, sums = each * (each + 2);
   auto in = sample(rows * pixels * pitch, random);
   std::vector<Bf16> narrow;
