@@ -13,6 +13,7 @@ constexpr int64_t kMaxStride = 1 << 10;
 // With these bounds even a graph from a hostile file has its halo and layout computed within seconds.
 constexpr size_t kMaxNodes = 20'000;
 constexpr size_t kMaxInputs = 100'000;           // of all nodes together
+constexpr size_t kMostStates = 64;
 constexpr int64_t kMaxPairs = int64_t{1} << 26;  // of pixels of a window, in all heads: each has a bias in memory
 
 void require(bool fine, const std::string& message) {
@@ -126,6 +127,8 @@ const char* op_name(Op op) {
       return "channel_softmax";
     case Op::mix:
       return "mix";
+    case Op::state:
+      return "state";
   }
   return "";
 }
@@ -472,6 +475,33 @@ int Graph::mix(int weights, int x, Channels values, int64_t heads) {
   return append(std::move(node));
 }
 
+int Graph::state(int64_t channels, int64_t stride) {
+  require(channels >= 1 && channels <= kMaxChannels, "state: channels out of range: " + std::to_string(channels));
+  require(stride >= 1 && stride <= kMaxStride, "state: stride out of range: " + std::to_string(stride));
+  require(!nodes_.empty() && states_.size() < kMostStates, "state: the input comes first, and then up to " +
+                                                               std::to_string(kMostStates) + " states");
+  Node node;
+  node.op = Op::state;
+  node.channels = channels;
+  node.stride = stride;
+  const int number = append(std::move(node));
+  states_.push_back({number, -1});
+  return number;
+}
+
+void Graph::set_next(int state, int node) {
+  require(at(state).op == Op::state, "set_next: node " + std::to_string(state) + " is no state");
+  require(at(node).channels == at(state).channels && same_size(at(node), at(state)),
+          "set_next: the successor has another shape than the state");
+  for (State& known : states_)
+    if (known.now == state) known.next = node;
+}
+
+bool Graph::is_result(size_t node) const {
+  return static_cast<int>(node) == output_ ||
+         std::any_of(states_.begin(), states_.end(), [&](State s) { return s.next == static_cast<int>(node); });
+}
+
 void Graph::set_output(int node) {
   require(at(node).stride == 1 && at(node).channels == channels() && same_size(at(node), at(0)),
           "graph: the output must have the input's size and channels");
@@ -528,6 +558,7 @@ Interval needed(const Node& node, size_t which, Interval output, Axis axis) {
     case Op::sigma_plane:
       return {};  // takes only the size
     case Op::input:
+    case Op::state:
       return {};
     case Op::resize: {  // a pixel in the middle of a cell may reach less far than its neighbours
       Interval reads;

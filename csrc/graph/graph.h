@@ -35,7 +35,8 @@ enum class Op {
   window_attention,
   partial_gram,
   channel_softmax,
-  mix
+  mix,
+  state
 };
 
 constexpr size_t kMostInputs = 64;                 // of one node
@@ -49,6 +50,11 @@ Activation parse_activation(const std::string& name);  // throws std::invalid_ar
 // What an operator reads outside of the image. reflect: ... 2 1 | 0 1 2 ...; clamp: ... 0 0 | 0 1 2 ...
 enum class Border : int32_t { zero, reflect, clamp };
 Border parse_border(const std::string& name);  // throws std::invalid_argument for an unknown name
+
+// What a session keeps from one picture to the next: node `now` begins as zeros, later as what `next` was.
+struct State {
+  int now = -1, next = -1;
+};
 
 // Columns (or rows) [begin, end) of a node.
 struct Interval {
@@ -139,10 +145,16 @@ class Graph {
   int partial_gram(int x, int64_t heads);
   int channel_softmax(int partial, std::vector<float> temperature);
   int mix(int weights, int x, Channels values, int64_t heads);
+  // An image from the run before, of this graph's size / stride. Each must be given its successor before the graph is
+  // used; that is kept in float32.
+  int state(int64_t channels, int64_t stride);
+  void set_next(int state, int node);
   void set_output(int node);  // must have the input's size and channels
 
   const std::vector<Node>& nodes() const { return nodes_; }
   int output() const { return output_; }
+  const std::vector<State>& states() const { return states_; }
+  bool is_result(size_t node) const;  // the output, or a state's successor
   bool takes_sigma() const;
   int64_t channels() const;                             // of input and output
   int64_t multiple_of() const { return multiple_of_; }  // least common multiple of the strides
@@ -154,6 +166,7 @@ class Graph {
   int append(Node node);
 
   std::vector<Node> nodes_;
+  std::vector<State> states_;
   int output_ = -1;
   size_t inputs_ = 0;  // of all nodes
   int64_t multiple_of_ = 1;

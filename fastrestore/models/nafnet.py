@@ -48,7 +48,7 @@ class NAFNet(nn.Module):
     }
     takes_sigma = False
     halo = None
-    padding = "zero"
+    pads_with = "zero"
 
     def __init__(self, config: NAFNetConfig):
         super().__init__()

@@ -99,8 +99,24 @@ inline Graph attention_graph(int64_t channels) {
   return graph;
 }
 
+// A running mean of the pictures, and of what a convolution makes of them at half size.
+inline Graph recurrent_graph(int64_t channels) {
+  Graph graph;
+  const int input = graph.input(channels);
+  const int before = graph.state(channels, 1), deep = graph.state(2, 2);
+  const int mean = graph.add(input, before, 0.25f, 0.75f);
+  const int half = graph.conv2d(mean, conv_spec(channels, 2, 2, 2, 0), weights(2 * channels * 4), {});
+  const int next = graph.add(half, deep, 0.5f, 0.5f);
+  const int up = graph.conv_transpose2d(next, conv_spec(2, channels, 2, 2, 0), weights(2 * channels * 4), {});
+  graph.set_output(graph.add(mean, up, 1.0f, 1.0f));
+  graph.set_next(before, mean);
+  graph.set_next(deep, next);
+  return graph;
+}
+
 inline std::vector<Graph> all_graphs(int64_t channels) {
-  return {small_graph(channels), shuffled_graph(channels), varied_graph(channels), attention_graph(channels)};
+  return {small_graph(channels), shuffled_graph(channels), varied_graph(channels), attention_graph(channels),
+          recurrent_graph(channels)};
 }
 
 }  // namespace fr::test
