@@ -33,10 +33,13 @@ BORDERS = {"replicate": "clamp", "reflect": "reflect", "zero": "zero"}  # a modu
 
 def lower(module: nn.Module) -> "_C.Graph":
     """The module's graph.  Raises UnsupportedOperator, naming the operator and the path of its module."""
+    padding = getattr(module, "pads_with", "replicate")
+    if padding not in BORDERS:
+        raise UnsupportedOperator(f"the module pads pictures in a way that has no plan: {padding}")
     multiple = getattr(module, "multiple_of", 1)
     side = multiple * -(-16 // multiple)  # a multiple, so that padding and cropping inside the module vanish
-    walk = _trace(module, side)
-    if walk.uses_sizes and _wiring(walk.records) != _wiring(_trace(module, 2 * side).records):
+    walk = _trace(module, side, padding)
+    if walk.uses_sizes and _wiring(walk.records) != _wiring(_trace(module, 2 * side, padding).records):
         raise UnsupportedOperator("the module resizes an image to a size that does not follow the picture's")
     try:
         return _emit(walk.records)
@@ -44,7 +47,7 @@ def lower(module: nn.Module) -> "_C.Graph":
         raise UnsupportedOperator(str(error)) from error
 
 
-def _trace(module: nn.Module, side: int) -> "_Walk":
+def _trace(module: nn.Module, side: int, padding: str) -> "_Walk":
     channels = getattr(getattr(module, "config", None), "channels", 3)
     arguments: tuple[Tensor, ...] = (torch.zeros(1, channels, side, side),)
     if getattr(module, "takes_sigma", False):
@@ -55,7 +58,7 @@ def _trace(module: nn.Module, side: int) -> "_Walk":
     with torch.no_grad():
         program = torch.export.export(module.eval(), arguments, strict=False)
         module.train(training)
-        return _Walk(program, channels, BORDERS[getattr(module, "pads_with", "replicate")], states)
+        return _Walk(program, channels, BORDERS[padding], states)
 
 
 class _Walk:
