@@ -1,16 +1,20 @@
 """The networks that are measured, each twice: as fastrestore's model and with torch's own layers only.
 
-The plain form shares the model's layers and is what every peer gets, so that no operator of ours takes part.  Its
-noise plane is a constant made beforehand, which spares the peers what our plan does in every run.
+The plain form shares the model's weights and is what every peer gets, so that no operator of ours takes part.  Where
+it is written out here, its noise plane is a constant made beforehand, which spares the peers what our plan does in
+every run; elsewhere it is what torch.export makes of the model.
 """
 
 import copy
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from torch.utils.flop_counter import FlopCounterMode
 
 from fastrestore import models, zoo
 
@@ -85,6 +89,54 @@ class PlainUNet(Plain):
         return x
 
 
+class PlainLayer(Plain):
+    """A single convolution and ReLU, for the kernels."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.relu(self.model(x.to(self.dtype)), inplace=True).to(x)
+
+
+class Exported(Plain):
+    """Any module that takes no noise level: its operators of torch's own, as torch.export lists them for the size."""
+
+    def __init__(self, model: nn.Module, height: int, width: int):
+        super().__init__(model, height, width)
+        self.size = height, width
+        self.export()
+
+    def export(self) -> None:
+        x = torch.zeros(1, 3, *self.size, dtype=self.dtype)
+        self.body = torch.export.export(self.model, (x,)).module(check_guards=False)
+
+    def in_precision(self, precision: str) -> "Plain":
+        plain = super().in_precision(precision)
+        plain.export()  # some operators name the type they were exported with
+        return plain
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.body(x.to(self.dtype)).to(x)
+
+
+class Between(nn.Module):
+    """Blocks on feature maps made a network of pictures: a 3x3 convolution before and one after, and a residual.
+
+    body: takes [N, width, H, W], or with `last` [N, H, W, width].
+    """
+
+    takes_sigma = False
+
+    def __init__(self, body: nn.Module, width: int, last: bool, multiple_of: int, halo: int | None):
+        super().__init__()
+        self.first, self.body = nn.Conv2d(3, width, 3, padding=1), body
+        self.end = nn.Conv2d(width, 3, 3, padding=1)
+        self.last, self.multiple_of, self.halo = last, multiple_of, halo
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.first(x)
+        y = self.body(y.permute(0, 2, 3, 1)).permute(0, 3, 1, 2) if self.last else self.body(y)
+        return x + self.end(y)
+
+
 def _chain(layers: nn.Sequential, x: Tensor) -> Tensor:
     for layer in layers:
         x = F.relu(x, inplace=True) if isinstance(layer, nn.ReLU) else layer(x)
@@ -95,7 +147,7 @@ def _chain(layers: nn.Sequential, x: Tensor) -> Tensor:
 class Network:
     title: str
     create: Callable[[], nn.Module]
-    plain: type[Plain]
+    plain: type[Plain] = Exported
 
     def model(self) -> nn.Module:
         """fastrestore's model, the same at every call."""
@@ -138,27 +190,60 @@ def _random(plain: type[Plain], last: float, architecture: str, **config) -> nn.
     return model
 
 
+def _stirred(model: nn.Module) -> nn.Module:
+    """The model with random values where its own initialisation makes blocks do next to nothing."""
+    for name, parameter in model.named_parameters():
+        if name.split(".")[-1] in ("beta", "gamma", "relative_position_bias_table"):
+            nn.init.normal_(parameter, std=0.5)
+    return model
+
+
+def _nafnet() -> nn.Module:
+    """As published for GoPro but with the mean over the whole picture, as it was trained and as peers run it."""
+    blocks = {"encoder_blocks": (1, 1, 1, 28), "middle_blocks": 1, "decoder_blocks": (1, 1, 1, 1)}
+    return _stirred(models.create("nafnet", width=32, **blocks))
+
+
+def _swin_pair(width: int) -> nn.Module:
+    """Two blocks of window attention, 8 pixels a side, the second shifted."""
+    network = _stirred(models.create("swinir", width=width, blocks=(2,), heads=(6,)))
+    return Between(network.layers[0].residual_group, width, last=True, multiple_of=8, halo=network.halo)
+
+
+def _restormer_block() -> nn.Module:
+    """Attention between channels and the gated network, one block of the finest level."""
+    return Between(models.create("restormer").encoder_level1[0], 48, last=False, multiple_of=8, halo=None)
+
+
+# A network is one line here: `fastrestore bench models --network NAME` then measures it, skipping it with the reason
+# while no plan expresses it.
 NETWORKS = {
-    "dncnn20": Network("DnCNN-20 colour", lambda: _random(PlainDnCNN, 0.05, "dncnn", channels=3, depth=20), PlainDnCNN),
-    "ffdnet": Network("FFDNet colour", lambda: _random(PlainFFDNet, 0.25, "ffdnet"), PlainFFDNet),
-    "drunet": Network("DRUNet colour", lambda: _random(PlainDRUNet, 0.25, "drunet"), PlainDRUNet),
+    "dncnn20": Network("DnCNN-20", lambda: _random(PlainDnCNN, 0.05, "dncnn", channels=3, depth=20), PlainDnCNN),
+    "ffdnet": Network("FFDNet", lambda: _random(PlainFFDNet, 0.25, "ffdnet"), PlainFFDNet),
+    "drunet": Network("DRUNet", lambda: _random(PlainDRUNet, 0.25, "drunet"), PlainDRUNet),
     "denoise-cnn": Network("denoise-cnn", lambda: zoo.load("denoise-cnn"), PlainUNet),
+    "nafnet32": Network("NAFNet-32", _nafnet),
+    "swin60": Network("Swin blocks 60", lambda: _swin_pair(60)),
+    "swin180": Network("Swin blocks 180", lambda: _swin_pair(180)),
+    "restormer-block": Network("Restormer block", _restormer_block),
 }
 
 
 def flops_per_pixel(network: Network) -> float:
-    """Operations of the convolutions for one pixel of the picture, counted as direct ones, 2 a multiply-add."""
-    model = network.model()
-    counted = [0]
+    """Operations of convolutions, matrix products and attention for one pixel of the picture, convolutions counted as
+    direct ones, 2 a multiply-add."""
+    plain = network.make_plain(network.model(), 64, 64)
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        plain(torch.rand(1, 3, 64, 64))
+    return counter.get_total_flops() / 64**2
 
-    def count(layer: nn.Module, inputs: tuple[Tensor], out: Tensor) -> None:
-        # A transposed convolution uses each weight once for every pixel of its input, an ordinary one of its output.
-        pixels = inputs[0] if isinstance(layer, nn.ConvTranspose2d) else out
-        counted[0] += 2 * layer.weight.numel() * pixels.shape[-1] * pixels.shape[-2]
 
-    for layer in model.modules():
-        if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):
-            layer.register_forward_hook(count)
-    with torch.no_grad():
-        network.make_plain(model, 64, 64)(torch.rand(1, 3, 64, 64))
-    return counted[0] / 64**2
+def picture(height: int, width: int) -> np.ndarray:
+    """What every network is given: [height, width, 3] float32, uniform in [0, 1)."""
+    return np.random.default_rng(0).random((height, width, 3), dtype=np.float32)
+
+
+def sides(size: str) -> tuple[int, int]:
+    """Height and width of "1920x1080"."""
+    width, height = map(int, size.split("x"))
+    return height, width
