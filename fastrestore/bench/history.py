@@ -23,9 +23,7 @@ class Change:
     who: str
     before_ms: float
     after_ms: float
-    machine: (
-        float  # how many times longer the peers that did not change took, or a multiply-add did: the machine's part
-    )
+    machine: float  # how many times longer what did not change took (peers, multiply-adds): the machine's part
     times: float  # how many times longer ours took, the machine's part taken off
     noise: float  # as a share
     verdict: str  # faster, slower, none

@@ -13,7 +13,6 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-
 from torch.utils.flop_counter import FlopCounterMode
 
 from fastrestore import models, zoo

@@ -1,17 +1,19 @@
 """The report's pictures: each takes results and returns a figure, or None if the results have nothing for it."""
 
+import io
 from typing import Any
 
 import matplotlib
 
 matplotlib.use("Agg")
 
-from matplotlib import pyplot as plt  # noqa: E402, the backend is chosen first
-from matplotlib.axes import Axes  # noqa: E402
-from matplotlib.figure import Figure  # noqa: E402
+from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-from fastrestore.bench.networks import NETWORKS  # noqa: E402
-from fastrestore.bench.timing import OURS  # noqa: E402
+from fastrestore.bench.networks import NETWORKS
+from fastrestore.bench.timing import OURS
 
 Results = list[dict[str, Any]]
 OWN_COLOUR, OTHER_COLOUR, INK, GRID = "#c8102e", "#8a8f98", "#22252a", "#dfe2e6"
@@ -47,6 +49,15 @@ def colour(who: str) -> str:
     return OWN_COLOUR if who.startswith(OURS) else COLOURS.get(who, OTHER_COLOUR)
 
 
+def _logarithmic(axes: Axes, which: str) -> None:
+    """Powers of ten and their halves and fifths, as plain numbers."""
+    (axes.set_xscale if which == "x" else axes.set_yscale)("log")
+    axis = axes.xaxis if which == "x" else axes.yaxis
+    axis.set_major_locator(LogLocator(10, (1.0, 2.0, 5.0)))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_minor_formatter(NullFormatter())
+
+
 def _of(results: Results, suite: str) -> Results:
     return [result for result in results if result.get("suite") == suite and result["rows"]]
 
@@ -59,18 +70,21 @@ def speed(results: Results) -> Figure | None:
     names = list(dict.fromkeys(who for result in compared for who in result["ratios"] if who != OURS))
     if not names:
         return None
-    figure, axes = plt.subplots(figsize=(9, 0.9 + len(compared) * (0.35 + 0.19 * len(names))))
-    step = len(names) + 1.5
-    for place, result in enumerate(compared):
-        for index, who in enumerate(names):
-            if who not in result["ratios"]:
-                continue
-            times, y = result["ratios"][who], place * step + index
+    bars = sum(len(result["ratios"]) for result in compared)
+    figure, axes = plt.subplots(figsize=(9, 1.2 + 0.2 * bars))
+    y, ticks = 0.0, []
+    for result in compared:
+        present = [who for who in names if who in result["ratios"]]
+        ticks.append(y + (len(present) - 1) / 2)
+        for who in present:
+            times, uncertain = result["ratios"][who], result["noise"][who]
             error = {"ecolor": INK, "elinewidth": 0.8, "capsize": 2}
-            axes.barh(y, times, color=colour(who), height=0.85, xerr=times * result["noise"][who], error_kw=error)
-            axes.annotate(f" {times:.2f}", (times * (1 + result["noise"][who]), y), va="center", fontsize=8)
-    ticks = [place * step + (len(names) - 1) / 2 for place in range(len(compared))]
+            axes.barh(y, times, color=colour(who), height=0.85, xerr=times * uncertain, error_kw=error)
+            axes.annotate(f"  {times:.2f}", (times * (1 + uncertain), y), va="center", fontsize=8)
+            y += 1
+        y += 0.8
     axes.set_yticks(ticks, [_title(result) for result in compared])
+    axes.set_ylim(-1, y)
     axes.axvline(1, color=OWN_COLOUR, linewidth=1.5)
     axes.annotate("fastrestore", (1, -1.1), color=OWN_COLOUR, ha="center", fontsize=9, annotation_clip=False)
     axes.invert_yaxis()
@@ -110,18 +124,15 @@ def roofline(results: Results) -> Figure | None:
             if who in result["rows"]
         ]
         brought = any(who in result["brought"] for result in kernels)
-        known = who == OURS or who in COLOURS or brought
-        marker = "*" if brought else "o" if who == OURS else "s"
-        if known:
-            axes.scatter(
-                *zip(*points, strict=True), color=colour(who), marker=marker, s=90 if brought else 45, label=who
-            )
+        marker, size = ("*", 90) if brought else ("o" if who == OURS else "s", 45)
+        if who == OURS or who in COLOURS or brought:
+            axes.scatter(*zip(*points, strict=True), color=colour(who), marker=marker, s=size, label=who)
     for x, result in zip(intensities, kernels, strict=True):
         top = max(row["gflops"] for row in result["rows"].values())
         label = result["case"].removeprefix("conv2d-") + (" cold" if result["cache"] == "cold" else "")
         axes.annotate(label, (x, top), (0, 8), textcoords="offset points", ha="center", fontsize=8)
-    axes.set_xscale("log")
-    axes.set_yscale("log")
+    _logarithmic(axes, "x")
+    _logarithmic(axes, "y")
     axes.set_xlim(low, high)
     axes.set_xlabel("operations a byte read and written")
     axes.set_ylabel("GFLOP/s, counted as direct convolution")
@@ -142,7 +153,7 @@ def quality(results: Results) -> Figure | None:
         for who, point in points.items():
             axes.scatter(*point, color=OWN_COLOUR if who in own else OTHER_COLOUR, s=45)
         _label(axes, points)
-        axes.set_xscale("log")
+        _logarithmic(axes, "x")
         axes.margins(x=0.25, y=0.12)
         axes.set_xlabel("milliseconds a megapixel (left is faster)")
         axes.set_ylabel("PSNR in dB (up is better)")
@@ -153,7 +164,7 @@ def quality(results: Results) -> Figure | None:
 
 def _label(axes: Axes, points: dict[str, tuple[float, float]]) -> None:
     """Names beside points; where points crowd, below one another."""
-    axes.set_xscale("log")
+    _logarithmic(axes, "x")
     span = max(y for _, y in points.values()) - min(y for _, y in points.values()) or 1.0
     last = None
     for who, (x, y) in sorted(points.items(), key=lambda item: -item[1][1]):
@@ -186,8 +197,8 @@ def memory(results: Results) -> Figure | None:
         shown = max(y, previous * 1.35)
         axes.annotate(f" {who}", (x, shown), va="center", color=colour(who), fontsize=9, annotation_clip=False)
         previous = shown
-    axes.set_xscale("log")
-    axes.set_yscale("log")
+    _logarithmic(axes, "x")
+    _logarithmic(axes, "y")
     axes.set_xlabel("megapixels of the picture")
     axes.set_ylabel("MiB beyond picture and result")
     titles = dict.fromkeys(NETWORKS[result["network"]].title for result in measured)
@@ -208,7 +219,7 @@ def latency(results: Results) -> Figure | None:
                 wide = 2.5 if who == OURS else 1.3
                 label = f"{who}: p50 {row['p50_ms']:.2f}, p99 {row['p99_ms']:.2f} ms"
                 axes.plot(row["percentiles_ms"], shares, color=colour(who), linewidth=wide, label=label)
-        axes.set_xscale("log")
+        _logarithmic(axes, "x")
         axes.set_xlabel("milliseconds")
         axes.set_ylabel("% of the frames ready")
         axes.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1.0, 1.0))
@@ -222,8 +233,6 @@ FIGURES = {"speed": speed, "roofline": roofline, "quality": quality, "memory": m
 
 def draw(results: Results) -> dict[str, bytes]:
     """PNG files by name, of whatever the results have something for."""
-    import io
-
     pictures = {}
     with plt.rc_context(STYLE):
         for name, make in FIGURES.items():

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from fastrestore.bench import cases
-from fastrestore.bench.timing import OURS
+from fastrestore.bench.timing import OURS, verdict
 from fastrestore.errors import MissingDependency
 
 STYLE = """
@@ -15,6 +15,7 @@ body{font:15px/1.5 system-ui,sans-serif;color:#22252a;max-width:70rem;margin:2re
 h1{font-size:1.6rem;margin-bottom:.2rem} h2{font-size:1.2rem;margin-top:2.2rem} img{max-width:100%}
 .about{color:#5c626b} .warning{background:#fff4d6;border-left:4px solid #e0a400;padding:.4rem .8rem;margin:.6rem 0}
 pre{background:#f5f6f8;padding:.7rem;overflow-x:auto;font-size:12.5px;line-height:1.4}
+table{border-collapse:collapse} td,th{text-align:left;padding:.15rem .9rem .15rem 0;border-bottom:1px solid #dfe2e6}
 summary{cursor:pointer;font-weight:600} ul{padding-left:1.2rem}
 """
 CAPTIONS = {
@@ -64,7 +65,8 @@ def _page(results: list[dict[str, Any]], pictures: dict[str, bytes]) -> str:
     machine = results[0]["machine"] if results else {}
     about = [machine.get("cpu", ""), f"instruction set {machine.get('isa')}", f"commit {machine.get('commit') or '-'}"]
     about += [f"torch {machine.get('torch')}", f"allocator {machine.get('allocator')}"]
-    parts = ["<h1>fastrestore bench</h1>", f"<p class=about>{html.escape(', '.join(about))}</p>", _won(results)]
+    parts = ["<h1>fastrestore bench</h1>", f"<p class=about>{html.escape(', '.join(about))}</p>"]
+    parts += [_first_table(results), _won(results)]
     warnings = dict.fromkeys(warning for result in results for warning in result["conditions"]["warnings"])
     if warnings:
         cases_with = sum(bool(result["conditions"]["warnings"]) for result in results)
@@ -79,13 +81,29 @@ def _page(results: list[dict[str, Any]], pictures: dict[str, bytes]) -> str:
         of_suite = [result for result in results if result["suite"] == suite]
         if of_suite:
             texts = "\n\n".join(cases.text(result) for result in of_suite)
-            doc = (module.__doc__ or "").splitlines()[0]
-            parts.append(
-                f"<details><summary>{suite}: {html.escape(doc)}</summary><pre>{html.escape(texts)}</pre></details>"
-            )
+            title = html.escape(f"{suite}: {(module.__doc__ or '').splitlines()[0]}")
+            parts.append(f"<details><summary>{title}</summary><pre>{html.escape(texts)}</pre></details>")
     body = "\n".join(parts)
     head = f"<meta charset=utf-8><title>fastrestore bench</title><style>{STYLE}</style>"
     return f"<!doctype html><html lang=en><head>{head}</head><body>{body}</body></html>\n"
+
+
+def _first_table(results: list[dict[str, Any]]) -> str:
+    """Each network with our time and the strongest peer's, at a glance."""
+    lines = []
+    for result in results:
+        ratios = {who: times for who, times in result.get("ratios", {}).items() if not who.startswith(OURS)}
+        if result["suite"] != "models" or not ratios:
+            continue
+        strongest = min(ratios, key=ratios.get)
+        own = result["rows"][OURS]
+        cells = [cases.name("models", result), f"{own['ms']:.2f} ms", f"{own['gflops']:.0f} GFLOP/s", strongest]
+        cells.append(verdict(ratios[strongest], result["noise"][strongest]))
+        lines.append("".join(f"<td>{html.escape(cell)}</td>" for cell in cells))
+    if not lines:
+        return ""
+    head = "".join(f"<th>{word}</th>" for word in ("network", "fastrestore", "", "strongest peer", "takes"))
+    return f"<table><tr>{head}</tr>{''.join(f'<tr>{line}</tr>' for line in lines)}</table>"
 
 
 def _won(results: list[dict[str, Any]]) -> str:

@@ -63,8 +63,8 @@ def noise(seconds: dict[str, list[float]]) -> float:
 
 
 def summary(seconds: dict[str, list[float]], gflop: float, threads: int) -> dict[str, Any]:
-    """What interleave() says: medians in milliseconds, GFLOP/s (counted as direct convolution), share of the FMA peak;
-    "ratios" over the first case's time and their "noise"."""
+    """What interleave() says: medians in milliseconds, "ratios" over the first case's time and their "noise"; where the
+    work is counted (`gflop`, as direct convolution), GFLOP/s and the share of the FMA peak."""
     peak = statistics.median(seconds[PEAK]) * threads
     own = next(iter(seconds.values()))
     least = noise(seconds)
@@ -78,9 +78,10 @@ def summary(seconds: dict[str, list[float]], gflop: float, threads: int) -> dict
             "ms_p10": round(float(np.percentile(values, 10)) * 1e3, 4),
             "ms_p90": round(float(np.percentile(values, 90)) * 1e3, 4),
             "ms_all": [round(v * 1e3, 4) for v in values],
-            "gflops": round(gflop / middle, 1),
-            "percent_of_peak": round(100 * gflop / middle / peak, 1),
         }
+        if gflop:
+            rows[name]["gflops"] = round(gflop / middle, 1)
+            rows[name]["percent_of_peak"] = round(100 * gflop / middle / peak, 1)
         times, own_noise = ratio(values, own)
         ratios[name], uncertain[name] = round(times, 3), round(max(least, own_noise), 4)
     return {
@@ -104,9 +105,9 @@ def table(title: str, result: dict[str, Any]) -> str:
     """The summary as text, each peer with how many times longer it takes than ours."""
     lines = [f"{title}  (FMA peak {result['fma_peak_gflops']} GFLOP/s, {result['threads']} thread(s))"]
     for name, row in result["rows"].items():
-        lines.append(
-            f"  {name:28} {row['ms']:10.2f} ms {row['gflops']:8.1f} GFLOP/s {row['percent_of_peak']:6.1f} % of peak"
-            + ("" if name == OURS else f"   {verdict(result['ratios'][name], result['noise'][name])}")
-        )
+        line = f"  {name:28} {row['ms']:10.2f} ms"
+        if "gflops" in row:
+            line += f" {row['gflops']:8.1f} GFLOP/s {row['percent_of_peak']:6.1f} % of peak"
+        lines.append(line + ("" if name == OURS else f"   {verdict(result['ratios'][name], result['noise'][name])}"))
     lines.append(f"  ours twice in each round: noise {result['same_twice_noise']:.1%}")
     return "\n".join(lines + [f"  careful: {warning}" for warning in result["conditions"]["warnings"]])

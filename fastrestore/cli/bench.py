@@ -147,9 +147,8 @@ def ceilings(json_file: Json = None) -> None:
         typer.echo(f"  {name:24} {rate:9.1f}")
     for count, places in result["gbytes_by_threads"].items():
         for size, rates in places.items():
-            typer.echo(
-                f"  {size:>9}, {count} thread(s)   copy {rates['copy']:6.1f} GB/s   triad {rates['triad']:6.1f} GB/s"
-            )
+            what = "   ".join(f"{kind} {rate:6.1f} GB/s" for kind, rate in rates.items())
+            typer.echo(f"  {size:>9}, {count} thread(s)   {what}")
     if json_file:
         json_file.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
 

@@ -162,7 +162,7 @@ def run(
     moving = {kind: max(rate, after[kind]) for kind, rate in moving.items()}
     for who, row in compared["rows"].items():
         row["gbytes"] = round(moved / row["ms"] / 1e6, 2)
-        check_possible(who, row["gflops"], rates * (SAVED_BY_WINOGRAD if problem.can_save else 1))
+        check_possible(who, row.get("gflops", 0.0), rates * (SAVED_BY_WINOGRAD if problem.can_save else 1))
         check_possible(who, row["gbytes"], max(moving.values()))
     what = {"suite": "kernels", "case": case, "operator": problem.operator, "isa": isa, "cache": cache}
     what |= {"device": bout.device, "inputs": wanted, "gflop": problem.gflop, "bytes": moved}
@@ -178,8 +178,10 @@ def text(result: dict[str, Any]) -> str:
     ceilings, (first, *_) = result["ceilings"], result["rows"]
     lines = [", ".join(filter(None, about))]
     for who, row in result["rows"].items():
-        rate = f"{row['gflops']:7.1f} GFLOP/s {100 * row['gflops'] / ceilings['arithmetic_gflops']:5.1f} % of peak"
-        line = f"  {who:28} {row['ms']:9.3f} ms  {rate if result['gflop'] else ''}  {row['gbytes']:6.1f} GB/s"
+        line = f"  {who:28} {row['ms']:9.3f} ms  {row['gbytes']:6.1f} GB/s"
+        if "gflops" in row:
+            share = 100 * row["gflops"] / ceilings["arithmetic_gflops"]
+            line += f"  {row['gflops']:7.1f} GFLOP/s {share:5.1f} % of peak"
         lines.append(line + ("" if who == first else f"   {verdict(result['ratios'][who], result['noise'][who])}"))
     copy = f"copying as many bytes: {ceilings['copy_gbytes']} GB/s"
     lines.append(f"  {first} twice in each round: noise {result['same_twice_noise']:.1%}; {copy}")

@@ -1,7 +1,7 @@
 """How much memory a run takes beyond the loaded model and its picture, each contestant in a process of its own.
 
-With glibc's own allocator, which gives back what is freed.  "peak_growth_mib" is the peak resident size of the first run
-over the resident size before it, and holds the result ("result_mib") for every contestant; "prepared_mib" is what
+With glibc's own allocator, which gives back what is freed.  "peak_growth_mib" is the peak resident size of the first
+run over the resident size before it, and holds the result ("result_mib") for every contestant; "prepared_mib" is what
 importing and preparing it took.
 """
 
@@ -60,19 +60,18 @@ def run(
             if who in (OURS, WITHIN):
                 raise
             left_out[who] = f"failed: {error}"
-    about = [row.pop("machine") for row in rows.values()][0]
     ours = rows[WITHIN]
     assert ours["working_mib"] <= 64, "more than the budget was planned"
     if width * height >= 10**6:  # below, the resident size's own grain decides
         assert ours["peak_growth_mib"] - ours["result_mib"] < 64 + 8, "more than the budget was taken"
     what = {"suite": "memory", "network": network, "size": size, "threads": threads}
-    return {"machine": about, **what, "rows": rows, "left_out": left_out}
+    return {"machine": machine(), **what, "rows": rows, "left_out": left_out}
 
 
 def _measure(network: str, size: str, threads: int, of: str, memory: str | None) -> dict[str, Any]:
     net, (height, width) = NETWORKS[network], sides(size)
     image = picture(height, width)
-    result: dict[str, Any] = {"machine": machine(), "memory": memory}
+    result: dict[str, Any] = {"memory": memory}
     start = resident("VmRSS")
     if of == OURS:
         peer = fastrestore_peer(net, image, threads, "float32", memory)

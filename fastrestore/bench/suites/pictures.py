@@ -87,7 +87,7 @@ def noisy_picture(height: int, width: int) -> np.ndarray:
 
 
 def _with_pillow(source: Path, target: Path, restore: Callable[[], np.ndarray]) -> np.ndarray:
-    np.asarray(Image.open(source)).astype(np.float32) / 255  # noqa: B018, the work is timed, the result bound already
+    np.asarray(Image.open(source)).astype(np.float32) / 255  # as any program must; the network has it bound already
     result = np.rint(np.clip(restore(), 0, 1) * 255).astype(np.uint8)
     Image.fromarray(result).save(target, quality=QUALITY)
     return np.asarray(Image.open(target))

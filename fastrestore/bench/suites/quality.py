@@ -156,7 +156,9 @@ def _non_local_means(
     def make(h: float, colour: float) -> Denoiser:
         return lambda x: cv2.fastNlMeansDenoisingColored(_bytes(x), None, h, colour, 7, 21).astype(np.float32) / 255
 
-    return _tuned(make, {"h": [0.7 * sigma, sigma], "colour": [0.7 * sigma, sigma]}, noisy, clean)
+    return _tuned(
+        make, {"h": [k * sigma for k in (0.3, 0.5, 0.8)], "colour": [k * sigma for k in (0.3, 0.6, 1.0)]}, noisy, clean
+    )
 
 
 def _bm3d(sigma: float, threads: int, noisy: np.ndarray, clean: np.ndarray) -> tuple[Denoiser, dict[str, Any]]:

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from fastrestore import engine
-from fastrestore.bench.contest import Line, Truth, WrongAnswer
+from fastrestore.bench.contest import Line, Truth
 from fastrestore.bench.machine import machine
 from fastrestore.bench.networks import NETWORKS, SIGMA, picture, sides
 from fastrestore.bench.peers import PEERS, Peer, chosen, missing, onnx_model
