@@ -72,7 +72,8 @@ class Truth:
         corner = np.abs(result[: self.kept[0], : self.kept[1]] - self.exact)
         rms = float(np.sqrt(np.square(corner).mean()) / self.exact.std())
         greatest = {"exact": float(corner.max()), "float32": float(np.abs(result - self.whole).max())}
-        if not (rms < RMS[precision] and max(greatest.values()) < GREATEST[precision]):  # so that NaN is wrong, too
+        # NaN is below no limit.
+        if not (rms < RMS[precision] and all(value < GREATEST[precision] for value in greatest.values())):
             raise WrongAnswer(f"{name} is off by {rms:.2g} of the result's deviation, at most by {greatest}")
         return {
             "rms_of_deviation": float(f"{rms:.3g}"),

@@ -98,19 +98,20 @@ class PlainLayer(Plain):
 class Exported(Plain):
     """Any module that takes no noise level: its operators of torch's own, as torch.export lists them for the size."""
 
-    def __init__(self, model: nn.Module, height: int, width: int):
+    def __init__(self, model: nn.Module, height: int, width: int, dtype: torch.dtype = torch.float32):
         super().__init__(model, height, width)
-        self.size = height, width
-        self.export()
+        self.size, self.dtype = (height, width), dtype
+        exported = torch.export.export(model, (torch.zeros(1, 3, height, width, dtype=dtype),))
+        self.body = exported.module(check_guards=False)
 
-    def export(self) -> None:
-        x = torch.zeros(1, 3, *self.size, dtype=self.dtype)
-        self.body = torch.export.export(self.model, (x,)).module(check_guards=False)
+    def train(self, mode: bool = True) -> "Exported":
+        self.training = mode  # of what was exported in evaluation mode there is no other
+        return self
 
-    def in_precision(self, precision: str) -> "Plain":
-        plain = super().in_precision(precision)
-        plain.export()  # some operators name the type they were exported with
-        return plain
+    def in_precision(self, precision: str) -> "Exported":
+        """Exported anew, as some operators name the type they were exported with."""
+        dtype = getattr(torch, precision)
+        return Exported(copy.deepcopy(self.model).to(dtype), *self.size, dtype).eval()
 
     def forward(self, x: Tensor) -> Tensor:
         return self.body(x.to(self.dtype)).to(x)

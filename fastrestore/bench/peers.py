@@ -6,6 +6,7 @@ picture in the layout that suits them best, converted weights, a compiled graph.
 
 import importlib.metadata
 import io
+import logging
 import operator
 import tempfile
 import warnings
@@ -19,7 +20,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from fastrestore.bench.networks import Plain
+from fastrestore.bench.networks import Exported, Plain
+from fastrestore.bench.process import Skipped
 
 
 @dataclass
@@ -94,15 +96,14 @@ def _quantised(model: bytes, image: np.ndarray) -> bytes:
         def get_next(self) -> dict[str, np.ndarray] | None:
             return next(self.given, None)
 
+    kinds = {"activation_type": quantization.QuantType.QUInt8, "weight_type": quantization.QuantType.QInt8}
     with tempfile.TemporaryDirectory() as folder:
-        quantization.quantize_static(
-            onnx.load_from_string(model),
-            f"{folder}/int8.onnx",
-            Pictures(),
-            per_channel=True,
-            activation_type=quantization.QuantType.QUInt8,
-            weight_type=quantization.QuantType.QInt8,
-        )
+        logging.disable(logging.WARNING)  # it advises a step that fuses what these networks have not
+        try:
+            source = onnx.load_from_string(model)
+            quantization.quantize_static(source, f"{folder}/int8.onnx", Pictures(), per_channel=True, **kinds)
+        finally:
+            logging.disable(logging.NOTSET)
         return Path(folder, "int8.onnx").read_bytes()
 
 
@@ -162,6 +163,8 @@ def ncnn(plain: Plain, image: np.ndarray, threads: int, precision: str) -> Peer:
     """The network in ncnn's own format, with its Winograd and packed layouts and the allocators of its benchmark."""
     import ncnn as library
 
+    if isinstance(plain, Exported):
+        raise Skipped("our conversion to ncnn knows convolutional networks only")
     net = library.Net()
     net.opt.num_threads = threads
     net.opt.use_fp16_packed = net.opt.use_fp16_storage = net.opt.use_fp16_arithmetic = False
