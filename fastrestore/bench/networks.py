@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from fastrestore import models, zoo
+from fastrestore.bench.process import Skipped
 
 SIGMA = 25.0
 
@@ -156,7 +157,7 @@ class Network:
 
     def make_plain(self, model: nn.Module, height: int, width: int) -> Plain:
         if height % model.multiple_of or width % model.multiple_of:
-            raise ValueError(f"{self.title} takes multiples of {model.multiple_of}, got {height} x {width}")
+            raise Skipped(f"{self.title} takes sides that are multiples of {model.multiple_of}, not {height} x {width}")
         return self.plain(model, height, width).eval()
 
 

@@ -109,9 +109,9 @@ def load(source: str, operator: str = "") -> list[Kernel]:
         if operator not in OPERATORS:
             raise ModelError(f"{source}: say with --operator what it computes: {', '.join(OPERATORS)}")
         return [Kernel(symbol, operator, _c_function(Path(path), symbol, operator))]
-    spec = importlib.util.spec_from_file_location("own_kernels", path)
-    if spec is None or spec.loader is None:
+    if not path.endswith(".py"):
         raise ModelError(f"{path}: is not Python; a shared library is named with a symbol, as {path}:SYMBOL")
+    spec = importlib.util.spec_from_file_location("own_kernels", path)
     _registered.clear()
     spec.loader.exec_module(importlib.util.module_from_spec(spec))
     if not _registered:

@@ -12,6 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
+from fastrestore import engine
 from fastrestore.bench.networks import NETWORKS
 from fastrestore.bench.timing import OURS
 
@@ -27,6 +28,7 @@ COLOURS = {  # a contestant has its colour in every picture
     "torch prepacked, fused": "#e08214",
     "torch eager, channels last": "#6b6f76",
 }
+SHADES = ("#c8102e", "#2f6fb7", "#1b7f5c", "#e08214", "#7a4fa3", "#6b6f76", "#b07d2b", "#0f8b8d")
 STYLE = {
     "figure.dpi": 110,
     "font.size": 10,
@@ -50,10 +52,11 @@ def colour(who: str) -> str:
 
 
 def _logarithmic(axes: Axes, which: str) -> None:
-    """Powers of ten and their halves and fifths, as plain numbers."""
+    """Plain numbers, more of them where the axis is short."""
     (axes.set_xscale if which == "x" else axes.set_yscale)("log")
     axis = axes.xaxis if which == "x" else axes.yaxis
-    axis.set_major_locator(LogLocator(10, (1.0, 2.0, 5.0)))
+    low, high = axes.get_xlim() if which == "x" else axes.get_ylim()
+    axis.set_major_locator(LogLocator(10, (1.0, 2.0, 5.0) if high > 10 * low else (1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 7.0)))
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axis.set_minor_formatter(NullFormatter())
 
@@ -127,51 +130,47 @@ def roofline(results: Results) -> Figure | None:
         marker, size = ("*", 90) if brought else ("o" if who == OURS else "s", 45)
         if who == OURS or who in COLOURS or brought:
             axes.scatter(*zip(*points, strict=True), color=colour(who), marker=marker, s=size, label=who)
-    for x, result in zip(intensities, kernels, strict=True):
-        top = max(row["gflops"] for row in result["rows"].values())
-        label = result["case"].removeprefix("conv2d-") + (" cold" if result["cache"] == "cold" else "")
-        axes.annotate(label, (x, top), (0, 8), textcoords="offset points", ha="center", fontsize=8)
+    top = max(row["gflops"] for result in kernels for row in result["rows"].values())
+    for x in sorted(set(intensities)):
+        cases = [result for other, result in zip(intensities, kernels, strict=True) if other == x]
+        labels = [result["case"].removeprefix("conv2d-") + " cold" * (result["cache"] == "cold") for result in cases]
+        axes.axvline(x, color=GRID, linewidth=0.8)
+        axes.annotate(" and ".join(labels), (x, 1.15 * top), rotation=35, fontsize=8, annotation_clip=False)
     _logarithmic(axes, "x")
     _logarithmic(axes, "y")
     axes.set_xlim(low, high)
+    axes.set_ylim(top=1.1 * top)
     axes.set_xlabel("operations a byte read and written")
     axes.set_ylabel("GFLOP/s, counted as direct convolution")
-    axes.legend(fontsize=8, loc="lower right")
-    axes.set_title("Roofline, one thread, float32: above the roof, Winograd multiplies less than is counted")
+    axes.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1.0, 1.0))
+    axes.set_title("Roofline, one thread, float32: above the roof, Winograd multiplies less than is counted", pad=95)
     return figure
 
 
 def quality(results: Results) -> Figure | None:
-    """PSNR over the time of a megapixel."""
+    """PSNR over the time of a megapixel: a colour a denoiser, a marker a precision."""
     sets = _of(results, "quality")
     if not sets:
         return None
-    figure, all_axes = plt.subplots(1, len(sets), figsize=(9 if len(sets) == 1 else 6 * len(sets), 5), squeeze=False)
-    for axes, result in zip(all_axes[0], sets, strict=True):
-        points = {who: (row["ms_per_mpixel"], row["psnr"]) for who, row in result["rows"].items()}
-        own = [who for who in points if "settings" in result["rows"][who] and "isa" in result["rows"][who]["settings"]]
-        for who, point in points.items():
-            axes.scatter(*point, color=OWN_COLOUR if who in own else OTHER_COLOUR, s=45)
-        _label(axes, points)
+    figure, all_axes = plt.subplots(len(sets), 1, figsize=(9, 4.5 * len(sets)), squeeze=False, layout="constrained")
+    for axes, result in zip(all_axes[:, 0], sets, strict=True):
+        rows = sorted(result["rows"].items(), key=lambda item: -item[1]["psnr"])
+        names = sorted({_without_precision(who) for who, _ in rows})
+        for who, row in rows:
+            label = f"{who}: {row['psnr']:.2f} dB, {row['ms_per_mpixel']:.0f} ms"
+            marker = "s" if "bfloat16" in who else "^" if "int8" in who else "o"
+            shade = SHADES[names.index(_without_precision(who)) % len(SHADES)]
+            axes.scatter(row["ms_per_mpixel"], row["psnr"], color=shade, marker=marker, s=60, label=label)
         _logarithmic(axes, "x")
-        axes.margins(x=0.25, y=0.12)
         axes.set_xlabel("milliseconds a megapixel (left is faster)")
         axes.set_ylabel("PSNR in dB (up is better)")
-        pictures = next(iter(result["rows"].values()))["pictures"]
-        axes.set_title(f"Quality and speed: {result['set']}, {pictures} pictures, σ {result['sigma']:g}")
+        axes.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1.0, 1.0))
+        axes.set_title(f"Quality and speed: {result['set']}, {rows[0][1]['pictures']} pictures, σ {result['sigma']:g}")
     return figure
 
 
-def _label(axes: Axes, points: dict[str, tuple[float, float]]) -> None:
-    """Names beside points; where points crowd, below one another."""
-    _logarithmic(axes, "x")
-    span = max(y for _, y in points.values()) - min(y for _, y in points.values()) or 1.0
-    last = None
-    for who, (x, y) in sorted(points.items(), key=lambda item: -item[1][1]):
-        text_y = y if last is None else min(y, last - 0.045 * span)
-        offset = 9, (text_y - y) / span * 250
-        axes.annotate(who, (x, y), offset, textcoords="offset points", va="center", fontsize=8)
-        last = text_y
+def _without_precision(who: str) -> str:
+    return who.rsplit(", ", 1)[0] if who.endswith(engine.PRECISIONS) else who
 
 
 def memory(results: Results) -> Figure | None:
@@ -211,7 +210,8 @@ def latency(results: Results) -> Figure | None:
     measured = [r for r in _of(results, "latency") if any("percentiles_ms" in row for row in r["rows"].values())]
     if not measured:
         return None
-    figure, all_axes = plt.subplots(len(measured), 1, figsize=(9, 4 * len(measured)), squeeze=False)
+    size = (9, 3.6 * len(measured))
+    figure, all_axes = plt.subplots(len(measured), 1, figsize=size, squeeze=False, layout="constrained")
     for axes, result in zip(all_axes[:, 0], measured, strict=True):
         for who, row in result["rows"].items():
             if "percentiles_ms" in row:

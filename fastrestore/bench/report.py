@@ -22,7 +22,7 @@ CAPTIONS = {
     "speed": "How many times longer the peers take. Whiskers are the noise: where one crosses the line, no difference "
     "is claimed.",
     "roofline": "Each kernel against what this machine can compute and copy, both measured in the same run.",
-    "quality": "Quality beside speed. Red: networks of ours as plans; grey: classical denoisers.",
+    "quality": "Quality beside speed: up and left is better. Circles are float32, squares bfloat16, triangles int8.",
     "memory": "The peak of a run's resident memory, each contestant in a process of its own.",
     "latency": "A steep line is a steady frame time; its tail at the top is what a camera's pipeline has to wait for.",
 }
