@@ -22,7 +22,7 @@ PYTHON = [
     ["planview"],
     ["restorer"],
     ["degrade", "data", "evaluate", "bulk"],
-    ["train"],
+    ["train", "bench"],
     ["cli"],
 ]
 # The public name fr.models() is this package called, and zoo makes the list: the one look upwards.

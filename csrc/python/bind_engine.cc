@@ -10,6 +10,7 @@
 #include "base/parallel.h"
 #include "engine/plan_file.h"
 #include "engine/session.h"
+#include "kernels/dot_peak/dot_peak.h"
 #include "kernels/fma_peak/fma_peak.h"
 #include "python/gil.h"
 
@@ -358,6 +359,14 @@ void bind_engine(py::module_& m) {
       },
       "isa"_a, "iterations"_a, py::call_guard<WithoutGil>(),
       "Multiply-adds in registers; returns the operations done, for benchmarks.");
+  m.def(
+      "dot_chains",
+      [](const std::string& type, const std::string& isa, int64_t iterations) {
+        if (type != "bfloat16" && type != "int8") throw std::invalid_argument("no dot products of " + type);
+        return dot_chains(type == "int8" ? DotType::int8 : DotType::bfloat16, parse_isa(isa), iterations);
+      },
+      "type"_a, "isa"_a, "iterations"_a, py::call_guard<WithoutGil>(),
+      "Dot products of bfloat16 or int8 in registers; returns the operations done, for benchmarks.");
   m.def("built_isas", [] {
 #if FR_X86
     return std::vector<std::string>{"baseline", "avx2", "avx512", "avx512_bf16", "amx"};
