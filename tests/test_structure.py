@@ -12,7 +12,7 @@ ROOT = Path(__file__).parent.parent
 NATIVE = ["base", "simd", "kernels", "cuda", "graph", "engine", "include", "capi", "python"]
 PYTHON = [
     ["errors"],
-    ["png", "tiff", "image", "metrics", "estimate"],
+    ["png", "tiff", "tiffwriter", "image", "metrics", "estimate"],
     ["triton"],
     ["ops"],
     ["layers"],
@@ -20,6 +20,10 @@ PYTHON = [
     ["checkpoint", "convert", "zoo"],
     ["lower_ops", "lower", "engine", "tiled"],
     ["planview"],
+    ["sources"],
+    ["sinks"],
+    ["flow"],
+    ["pieces"],
     ["restorer"],
     ["degrade", "data", "evaluate", "bulk"],
     ["train"],
