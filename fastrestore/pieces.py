@@ -122,8 +122,8 @@ def restore(
     """Restores source into a new file or folder at target, which appears whole or not at all.
 
     runner: whose plan is used, or whose halo; window: what restores pixels in memory if rows cannot flow.
-    Returns {parts: how many, stages: seconds of each, bottleneck: the stage that the others wait for, waited: the share of the time in
-    which the model had nothing to do, notices}.
+    Returns {parts: how many, stages: seconds of each, bottleneck: the stage that the others wait for, waited: the share
+    of the time in which the model had nothing to do, notices}.
     """
     meter, start = Meter(), time.perf_counter()
     with ExitStack() as stack:

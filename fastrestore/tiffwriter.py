@@ -134,7 +134,7 @@ class Writer:
         page = self._levels[0]
         index = row * page.across + column
         if index != self._next:
-            self._early = self._early or tempfile.TemporaryFile(dir=self._folder)
+            self._early = self._early or tempfile.TemporaryFile(dir=self._folder)  # noqa: SIM115
             self._waiting[:, index] = self._early.seek(0, 2), len(data)
             self._early.write(data)
             return

@@ -4,6 +4,7 @@ import errno
 import subprocess
 import sys
 import tracemalloc
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -51,7 +52,7 @@ def in_memory(plan: str, source: Path, target: Path, monkeypatch, sigma: float |
 
 @pytest.mark.parametrize("name", SMALL)
 def test_windows_have_the_whole_pictures_bits(name):
-    """What a window needs around it is enough, for every operator and algorithm; Winograd's blocks are the hard part."""
+    """What a window needs around it is enough, for every operator; Winograd's blocks are the hard part."""
     plan = engine.compile(small_model(name))
     beyond, image, sigma = flow.reach(plan), picture(261, 203), sigma_of(small_model(name))
     session = plan.session(threads=1)
@@ -129,7 +130,7 @@ def test_a_model_that_sees_the_whole_picture_is_refused(tmp_path):
 def test_too_small_a_budget_says_what_is_needed(plan, tmp_path):
     source = tmp_path / "in.tif"
     tifffile.imwrite(source, samples(200, 300, 3, "uint8"), photometric="rgb", metadata=None)
-    with pytest.raises(MemoryBudgetError, match="needs [0-9]+ bytes") as caught:
+    with pytest.raises(MemoryBudgetError, match=r"needs \d+ bytes") as caught:
         fr.Restorer(plan, threads=1, memory="100KiB").file(source, tmp_path / "out.tif", 20.0)
     needed = int(str(caught.value).split()[-2])
     fr.Restorer(plan, threads=1, memory=needed + 4096).file(source, tmp_path / "out.tif", 20.0)
@@ -151,7 +152,7 @@ def test_pyramids_are_rebuilt(plan, tmp_path):
             arrays = [page.asarray() for page in pages]
             assert [page.subfiletype for page in pages] == [0, 1, 1]
         assert [array.shape[:2] for array in arrays] == sizes
-        for large, small in zip(arrays, arrays[1:], strict=False):
+        for large, small in pairwise(arrays):
             height, width = small.shape[:2]
             blocks = large[: 2 * height, : 2 * width].reshape(height, 2, width, 2, 3).astype(float)
             np.testing.assert_allclose(small, blocks.mean((1, 3)), atol=0.51)
@@ -225,7 +226,7 @@ def test_a_restorer_maps_over_an_opened_picture(plan, tmp_path):
     pixels = samples(220, 250, 3, "uint16")
     tifffile.imwrite(tmp_path / "a.tif", pixels, photometric="rgb", metadata=None, tile=(32, 16))
     restorer = fr.Restorer(plan)
-    whole, used = restorer._restore(pixels, None, 1.0, True, None)
+    whole, _ = restorer._restore(pixels, None, 1.0, True, None)
     with fr.open_image(tmp_path / "a.tif") as opened:
         clean = restorer.map(opened)
         assert clean.shape == opened.shape
