@@ -65,7 +65,8 @@ class Plan:
     """A compiled module.  Immutable; sessions of several threads share it.
 
     channels: of input and output.  takes_sigma: whether a run is given a noise level.  halo: pixels that an output
-    pixel looks, each way; None: at the whole picture.  multiple_of: each side of a picture is padded to it.  isa and precision: how it computes.
+    pixel looks, each way; None: at the whole picture.  multiple_of: each side of a picture is padded to it.  grid: pixels that
+    windows of a picture must begin at multiples of, to have its bits.  isa and precision: how it computes.
     card: what is known of the model (name, task, licence and so on); it is saved with the plan.
     """
 
@@ -75,6 +76,7 @@ class Plan:
         self.takes_sigma: bool = plan.takes_sigma
         self.halo: int | None = None if plan.sees_everything else plan.halo
         self.multiple_of: int = plan.multiple_of
+        self.grid: int = plan.grid
         self.isa: str = plan.isa
         self.precision: str = plan.precision
         self.card: dict[str, Any] = dict(card or {})
@@ -141,6 +143,7 @@ class Session:
 
     def __init__(self, plan: Plan, threads: int, memory: int):
         self.plan, self.threads, self.memory = plan, threads, memory
+        self.halo = plan.halo
         self._session = _C.Session(plan._plan, threads, memory)
         self.report: _C.RunReport | None = None  # of the last run: strips, band, working_bytes, non_finite
 

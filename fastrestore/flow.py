@@ -86,7 +86,7 @@ def reach(plan: Plan) -> Reach:
         for i in steps[n]["inputs"] if n in need else ():
             block = (steps[i]["row_grid"] - 1) * steps[i]["stride"]
             need[i] = max(need.get(i, 0), need[n] + steps[n]["halo"] + block)
-    return Reach(max(need[0], plan.halo), math.lcm(plan.multiple_of, *(s["row_grid"] * s["stride"] for s in steps)))
+    return Reach(max(need[0], plan.halo), plan.grid)
 
 
 @dataclass(frozen=True)
@@ -183,8 +183,9 @@ class Rows:
 class Flow:
     """One run of a session over a part: a thread reads ahead of it, another writes behind it."""
 
-    def __init__(self, shape: Shape, part: Part, band: int, read: Read, emit: Emit, meter: Meter):
+    def __init__(self, shape: Shape, part: Part, plan: Plan, band: int, read: Read, emit: Emit, meter: Meter):
         box = part.read
+        self._padding = plan.multiple_of  # rows that may be read once more, reflected at the picture's lower edge
         self._shape, self._part, self._band, self._meter = shape, part, band, meter
         self._read, self._emit = read, emit
         self._source = Rows(box.height, box.width, shape.colours, shape.dtype)
@@ -209,7 +210,7 @@ class Flow:
         start, waited = time.perf_counter(), self._meter.waited
 
         def next_band(share: float) -> None:
-            padded = -(-height // session.plan.multiple_of) * session.plan.multiple_of
+            padded = math.ceil(height / self._padding) * self._padding
             tick(share)
             self._advance(min(height, round(share * padded)))
 
@@ -231,7 +232,7 @@ class Flow:
             self._done = done
             self._taken = min(self._part.read.height, self._taken + self._band)
             self._changed.notify_all()
-        self._source.drop(done)
+        self._source.drop(done - self._padding)
         start = time.perf_counter()
         self._wait(lambda: self._arrived >= self._taken and self._done - self._written <= self._behind)
         self._meter.waited += time.perf_counter() - start

@@ -21,16 +21,16 @@ Window = Callable[[np.ndarray], np.ndarray]  # restores pixels [rows, columns, c
 
 
 def flows(runner: Runner, source: Source) -> bool:
-    """Whether rows can flow through: a plan, that takes the source's colours at once."""
-    return isinstance(runner, Session) and source.colours in (1, runner.plan.channels)
+    """Whether rows can flow through: a plan that looks a finite way and takes the source's colours at once."""
+    return isinstance(runner, Session) and runner.halo is not None and source.colours in (1, runner.plan.channels)
 
 
 def reach_of(runner: Runner) -> Reach:
     """What a window needs around it.  Raises ImageError for a model that sees the whole picture."""
+    if runner.halo is None:
+        raise ImageError("this model looks at the whole picture at once: none can be restored piece by piece")
     if isinstance(runner, Session):
         return reach(runner.plan)
-    if runner.halo is None:
-        raise ImageError("this model looks at the whole picture at once: it cannot be restored piece by piece")
     return Reach(runner.halo, runner.multiple_of)
 
 
@@ -85,11 +85,9 @@ class Pieces:
     ) -> None:
         """Emits a part's core; see Flow.run."""
         if self._session:
-            band = self._session.plan.layout(
-                part.read.height, part.read.width, self._session.threads, self._session.memory
-            )["band"]
-            flow = Flow(self.shape, part, band, self._source.read, emit, meter)
-            flow.run(self._session, sigma, strength, clip, tick)
+            plan, session = self._session.plan, self._session
+            band = plan.layout(part.read.height, part.read.width, session.threads, session.memory)["band"]
+            Flow(self.shape, part, plan, band, self._source.read, emit, meter).run(session, sigma, strength, clip, tick)
             return
         times = [time.perf_counter()]
         box = part.read

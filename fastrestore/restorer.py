@@ -137,10 +137,11 @@ class Restorer:
         return report
 
     def in_pieces(self, source: str | os.PathLike, target: str | os.PathLike) -> bool:
-        """Whether file() works piece by piece: into zarr always, into TIFF from a zarr or a large TIFF."""
+        """Whether file() works piece by piece: into zarr always, into TIFF from a zarr, and from a large TIFF with a
+        model that does not look at the whole picture at once."""
         if Path(target).suffix.lower() == sources.ZARR:
             return True
-        if images.format_of(target) != "TIFF":
+        if images.format_of(target) != "TIFF" or self._runner.halo is None:
             return False
         return os.path.isdir(source) or sources.is_large_tiff(source, WHOLE_BYTES)
 

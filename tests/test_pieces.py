@@ -116,15 +116,19 @@ def test_a_grey_model_and_a_module_take_colour(tmp_path, monkeypatch):
         assert difference <= (0 if exact else 1)
 
 
-def test_a_model_that_sees_the_whole_picture_is_refused(tmp_path):
-    source = tmp_path / "in.tif"
+def test_a_model_that_sees_the_whole_picture_gets_it(tmp_path):
+    source, target = tmp_path / "in.tif", tmp_path / "out.tif"
     tifffile.imwrite(source, samples(64, 64, 3, "uint8"), photometric="rgb", metadata=None)
     model = fr.Restorer(small_model("dncnn"))
     model._runner = TiledModel(small_model("dncnn"))
     model._runner.halo = None
+    model.file(source, target)
+    assert images.read(target).pixels.shape == (64, 64, 3)
     with pytest.raises(ImageError, match="whole picture"):
-        model.file(source, tmp_path / "out.tif")
-    assert not list(tmp_path.glob("*out*")) and not list(tmp_path.glob(".fastrestore*"))
+        model.file(source, tmp_path / "out.zarr")
+    with fr.open_image(source) as opened, pytest.raises(ImageError, match="whole picture"):
+        model.map(opened)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["in.tif", "out.tif"]
 
 
 def test_too_small_a_budget_says_what_is_needed(plan, tmp_path):
