@@ -65,8 +65,8 @@ class Plan:
     """A compiled module.  Immutable; sessions of several threads share it.
 
     channels: of input and output.  takes_sigma: whether a run is given a noise level.  halo: pixels that an output
-    pixel looks, each way; None: at the whole picture.  multiple_of: each side of a picture is padded to it.  grid: pixels that
-    windows of a picture must begin at multiples of, to have its bits.  isa and precision: how it computes.
+    pixel looks, each way; None: at the whole picture.  multiple_of: each side of a picture is padded to it.  grid:
+    windows that begin at multiples of it have the whole picture's bits.  isa and precision: how it computes.
     card: what is known of the model (name, task, licence and so on); it is saved with the plan.
     """
 

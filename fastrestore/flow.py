@@ -116,11 +116,14 @@ def rows_memory(shape: Shape, width: int, margin: int, band: int) -> int:
     return width * shape.pixel * (min(shape.height, incoming) + min(2 * shape.height, outgoing))
 
 
-def columns(plan: Plan, shape: Shape, threads: int, memory: int, tallest: int) -> tuple[list[Part], int]:
-    """The fewest columns that fit into the memory, cut into parts of at most `tallest` rows; and what remains for the
-    session.  Their sides are multiples of the segments'.  Raises MemoryBudgetError."""
+def columns(plan: Plan, shape: Shape, threads: int, memory: int, side: int | None = None) -> tuple[list[Part], int]:
+    """The fewest columns that fit into the memory, and what remains for the session.  side: of parts, at most, but not
+    less than a segment's; None: a column is one part.  Sides are multiples of the segments'.  Raises
+    MemoryBudgetError."""
     beyond, step = reach(plan), shape.segment[1]
-    across, most = 1, math.ceil(shape.width / step)
+    most = math.ceil(shape.width / step)
+    across = 1 if side is None else math.ceil(most / max(1, side // step))
+    tallest = _addressable(shape, memory) if side is None else max(1, side // shape.segment[0]) * shape.segment[0]
     height = min(shape.height, tallest + 2 * beyond.margin + beyond.grid)
     while True:
         core = math.ceil(most / across) * step
@@ -148,7 +151,7 @@ def boxes(whole: Box, tall: int, wide: int) -> Iterator[Box]:
             yield Box(top, min(top + tall, whole.bottom), left, min(left + wide, whole.right))
 
 
-def tallest(shape: Shape, memory: int) -> int:
+def _addressable(shape: Shape, memory: int) -> int:
     """How many rows a part may have: all of them where address space can be had without memory behind it."""
     try:
         for _ in range(2):

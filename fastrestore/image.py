@@ -23,7 +23,7 @@ from PIL.JpegImagePlugin import JpegImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
 from fastrestore import png, tiff, tiffwriter
-from fastrestore.errors import FastrestoreError, ImageError
+from fastrestore.errors import FastrestoreError, ImageError, show_name
 
 MAX_PIXELS = 200_000_000
 MAX_METADATA = 16 << 20  # bytes of text, profile and other chunks
@@ -80,8 +80,9 @@ class Image:
         return struct.unpack_from(place[1], self.exif, place[0])[0] if place else 1
 
 
-def read(source: str | os.PathLike | bytes, *, max_pixels: int = MAX_PIXELS) -> Image:
-    """Reads a PNG, JPEG, TIFF, WebP or BMP picture from a path or from the bytes of a file.
+def read(source: str | os.PathLike | bytes, *, max_pixels: int | None = None) -> Image:
+    """Reads a PNG, JPEG, TIFF, WebP or BMP picture from a path or from the bytes of a file.  max_pixels: larger ones
+    are refused; None: MAX_PIXELS.
 
     Of an animated or multi-page file the first picture is taken, by notice; palettes, CMYK and samples of
     less than 8 bits are converted, by notice.  Raises ImageError, in one sentence that begins with the file's
@@ -90,7 +91,7 @@ def read(source: str | os.PathLike | bytes, *, max_pixels: int = MAX_PIXELS) -> 
     """
     name = f"<{len(source)} bytes>" if isinstance(source, bytes) else show_name(source)
     with naming(name), open_file(source) as file:
-        return _read(file, max_pixels)
+        return _read(file, MAX_PIXELS if max_pixels is None else max_pixels)
 
 
 class naming:
@@ -145,13 +146,6 @@ def format_of(path: str | os.PathLike) -> str:
     if suffix not in SUFFIXES:
         raise ImageError(f"{show_name(path)}: no picture format has the suffix {suffix!r}: {', '.join(SUFFIXES)} do")
     return SUFFIXES[suffix]
-
-
-def show_name(path: str | os.PathLike) -> str:
-    """A path for a message: on one line, whatever characters it holds."""
-    text = os.fspath(path)
-    text = os.fsdecode(text)
-    return text if text.isprintable() else ascii(text)
 
 
 class whole_file:

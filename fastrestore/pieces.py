@@ -4,15 +4,16 @@ import math
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from fastrestore import sinks
-from fastrestore.engine import Session, parse_memory
+from fastrestore.engine import Session
 from fastrestore.errors import ImageError, MemoryBudgetError
-from fastrestore.flow import Box, Emit, Flow, Meter, Part, Reach, Shape, boxes, columns, reach, tallest
+from fastrestore.flow import Box, Emit, Flow, Meter, Part, Reach, Shape, boxes, columns, reach
 from fastrestore.sources import Source
 from fastrestore.tiled import TiledModel
 
@@ -34,12 +35,21 @@ def reach_of(runner: Runner) -> Reach:
     return Reach(runner.halo, runner.multiple_of)
 
 
+@dataclass(frozen=True)
+class How:
+    """How a picture is restored: what must be known of the whole of it."""
+
+    sigma: float | None
+    strength: float
+    clip: bool
+
+
 class Pieces:
     """The parts of a picture, and how each is restored.
 
-    rows: the most that a part may have; None: as many as address space allows.  scratch: the result's segments are as
-    wide as the picture, and the budget allows no part so wide: put the parts together in a sinks.Scratch, for which
-    their segments are made.  Raises MemoryBudgetError, ImageError.
+    part_bytes: of samples that a part may have, about; None: as many as the memory allows.  scratch: the result's
+    segments are as wide as the picture, and the budget allows no part so wide: put the parts together in a
+    sinks.Scratch, for which their segments are made.  Raises MemoryBudgetError, ImageError.
     """
 
     def __init__(
@@ -49,45 +59,40 @@ class Pieces:
         source: Source,
         segment: tuple[int, int],
         memory: int,
-        rows: int | None = None,
+        how: How,
+        part_bytes: int | None = None,
     ):
-        self._window, self._source, self._session = window, source, None
+        self._window, self._source, self._how, self._session = window, source, how, None
         self.scratch = False
         try:
-            self._arrange(runner, segment, memory, rows)
+            self._arrange(runner, segment, memory, part_bytes)
         except MemoryBudgetError:
             if segment[1] < source.width:
                 raise
             self.scratch = True
-            self._arrange(runner, sinks.SCRATCH, memory, rows)
+            self._arrange(runner, sinks.SCRATCH, memory, part_bytes)
 
-    def _arrange(self, runner: Runner, segment: tuple[int, int], memory: int, rows: int | None) -> None:
+    def _arrange(self, runner: Runner, segment: tuple[int, int], memory: int, part_bytes: int | None) -> None:
         source = self._source
         self.shape = Shape(
             source.height, source.width, source.colours, source.alpha, source.dtype, source.block, segment
         )
         if flows(runner, source):
-            rows = tallest(self.shape, memory) if rows is None else max(1, rows // segment[0]) * segment[0]
-            self.parts, left = columns(runner.plan, self.shape, runner.threads, memory, rows)
+            side = None if part_bytes is None else math.isqrt(part_bytes // self.shape.pixel)
+            self.parts, left = columns(runner.plan, self.shape, runner.threads, memory, side)
             self._session = runner.plan.session("cpu", runner.threads, left)
         else:
-            self.parts = _squares(self.shape, reach_of(runner), memory // 4)
+            self.parts = _squares(self.shape, reach_of(runner), min(memory // 4, part_bytes or memory))
 
     def restore(
-        self,
-        part: Part,
-        emit: Emit,
-        meter: Meter,
-        sigma: float | None,
-        strength: float,
-        clip: bool,
-        tick: Callable[[float], object],
+        self, part: Part, emit: Emit, meter: Meter, tick: Callable[[float], object] = lambda done: None
     ) -> None:
         """Emits a part's core; see Flow.run."""
         if self._session:
             plan, session = self._session.plan, self._session
             band = plan.layout(part.read.height, part.read.width, session.threads, session.memory)["band"]
-            Flow(self.shape, part, plan, band, self._source.read, emit, meter).run(session, sigma, strength, clip, tick)
+            flow = Flow(self.shape, part, plan, band, self._source.read, emit, meter)
+            flow.run(session, self._how.sigma, self._how.strength, self._how.clip, tick)
             return
         times = [time.perf_counter()]
         box = part.read
@@ -105,46 +110,36 @@ class Pieces:
 
 
 def restore(
-    runner: Runner,
-    window: Window,
+    make: Callable[[tuple[int, int]], Pieces],
+    sink: sinks.Sink,
     source: Source,
-    target: Path,
-    *,
-    memory: int | str | None,
-    sigma: float | None,
-    strength: float,
-    clip: bool,
-    quality: int,
+    folder: Path,
     tick: Callable[[float], object],
 ) -> dict[str, Any]:
-    """Restores source into a new file or folder at target, which appears whole or not at all.
+    """Restores source into a sink and finishes it; who made the sink leaves it.
 
-    runner: whose plan is used, or whose halo; window: what restores pixels in memory if rows cannot flow.
+    make: the pieces, for a result of these segments.  folder: for temporary files.
     Returns {parts: how many, stages: seconds of each, bottleneck: the stage that the others wait for, waited: the share
     of the time in which the model had nothing to do, notices}.
     """
     meter, start = Meter(), time.perf_counter()
     with ExitStack() as stack:
-        sink = stack.enter_context(sinks.create(target, source, quality))
-        work = Pieces(runner, window, source, sink.segment, parse_memory(memory))
+        work = make(sink.segment)
         if work.scratch:
-            sink = stack.enter_context(sinks.Scratch(sink, target.parent, source))
+            sink = stack.enter_context(sinks.Scratch(sink, folder, source))
         for n, part in enumerate(work.parts):
-            work.restore(
-                part, sink.emit, meter, sigma, strength, clip, lambda done, n=n: tick((n + done) / len(work.parts))
-            )
+            work.restore(part, sink.emit, meter, lambda done, n=n: tick((n + done) / len(work.parts)))
         begun = time.perf_counter()
         sink.finish()
-        notices, parts = sink.notices, len(work.parts)
-    end = time.perf_counter()
+        end = time.perf_counter()
     meter.busy["writing"] += end - begun
     waited = meter.waited + end - begun
     return {
-        "parts": parts,
+        "parts": len(work.parts),
         "stages": {stage: round(seconds, 4) for stage, seconds in meter.busy.items()},
         "bottleneck": max(meter.busy, key=meter.busy.get),
         "waited": round(waited / (end - start), 4),
-        "notices": notices,
+        "notices": sink.notices,
     }
 
 

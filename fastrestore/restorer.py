@@ -14,7 +14,7 @@ import torch
 from PIL import Image as PilImage
 from torch import Tensor, nn
 
-from fastrestore import engine, estimate, pieces, sources, zoo
+from fastrestore import engine, estimate, geo, pieces, sinks, sources, zoo
 from fastrestore import image as images
 from fastrestore.errors import ImageError, UnsupportedOperator
 from fastrestore.tiled import TiledModel
@@ -121,29 +121,38 @@ class Restorer:
         TIFF and zarr are restored piece by piece into TIFF or zarr, within the memory budget at any size; the bytes are
         those of a run in memory.  Other pictures are decoded whole.  max_pixels: larger ones are refused; None: those
         that would be decoded whole and have more than image.MAX_PIXELS.
+        GeoTIFFs with no-data or further bands keep them, band by band; see geo.py.
         Returns {sigma (used, or None), height, width, seconds (of the model), notices}, and piece by piece {stages,
         bottleneck, waited}, see pieces.restore.  A float picture with samples outside [0, 1] is not clipped, by notice.
         Raises what image.read, __call__ and image.write do.
         """
         self._check(sigma, strength)
         os.stat(source)  # that it is missing is the more useful message
+        if geo.wanted(source, target) and self._runner.halo is not None:
+            source, target = Path(source), Path(target)
+            return geo.restore(
+                source,
+                target,
+                lambda bands, sink, tick: self._into(sink, bands, target.parent, sigma, strength, tick),
+                progress or _nothing,
+            )
         if self.in_pieces(source, target):
             with sources.open_image(source, max_pixels=max_pixels) as opened:
                 return self.opened(opened, target, sigma, strength, quality=quality, progress=progress)
         images.format_of(target)
-        picture = images.read(source, max_pixels=images.MAX_PIXELS if max_pixels is None else max_pixels)
+        picture = images.read(source, max_pixels=max_pixels)
         report = self.picture(picture, sigma, strength, progress)
         report["notices"] += images.write(target, picture, quality=quality)
         return report
 
     def in_pieces(self, source: str | os.PathLike, target: str | os.PathLike) -> bool:
-        """Whether file() works piece by piece: into zarr always, into TIFF from a zarr, and from a large TIFF with a
-        model that does not look at the whole picture at once."""
+        """Whether file() works piece by piece: into zarr always; with a model that does not look at the whole picture
+        at once, also into TIFF from a zarr, a large TIFF, or a GeoTIFF that geo.wanted() speaks of."""
         if Path(target).suffix.lower() == sources.ZARR:
             return True
         if images.format_of(target) != "TIFF" or self._runner.halo is None:
             return False
-        return os.path.isdir(source) or sources.is_large_tiff(source, WHOLE_BYTES)
+        return os.path.isdir(source) or geo.wanted(source, target) or sources.is_large_tiff(source, WHOLE_BYTES)
 
     def opened(
         self,
@@ -156,26 +165,37 @@ class Restorer:
         progress: Progress | None = None,
     ) -> dict[str, Any]:
         """Restores an opened picture of any size into a TIFF file or a zarr array; see file()."""
-        self._check(sigma, strength)
-        sigma, clip, notices = self._prepared(source, sigma)
+        target = Path(target)
+        with sinks.create(target, source, quality) as sink:
+            return self._into(sink, source, target.parent, sigma, strength, progress or _nothing)
+
+    def _into(
+        self,
+        sink: sinks.Sink,
+        source: sources.Source,
+        folder: Path,
+        sigma: float | None,
+        strength: float,
+        tick: Progress,
+    ) -> dict[str, Any]:
+        how, notices = self.prepared(source, sigma, strength)
         with self._lock:
-            if isinstance(self._runner, engine.Session):  # gives back its working memory: the budget holds for all
-                self._runner = self._runner.plan.session("cpu", self._runner.threads, self._memory)
-            report = pieces.restore(
-                self._runner,
-                lambda pixels: self._restore(pixels, sigma, strength, clip, None)[0],
-                source,
-                Path(target),
-                memory=self._memory,
-                sigma=sigma,
-                strength=strength,
-                clip=clip,
-                quality=quality,
-                tick=progress or _nothing,
-            )
+            report = pieces.restore(lambda segment: self.apart(source, segment, how), sink, source, folder, tick)
         report["notices"] = notices + report["notices"]
-        about = {"sigma": sigma, "height": source.height, "width": source.width}
+        about = {"sigma": how.sigma, "height": source.height, "width": source.width}
         return about | {"seconds": report["stages"]["restoring"]} | report
+
+    def apart(
+        self, source: sources.Source, segment: tuple[int, int], how: pieces.How, part_bytes: int | None = None
+    ) -> pieces.Pieces:
+        """A picture's parts, for a result of these segments; see pieces.Pieces."""
+        if isinstance(self._runner, engine.Session):  # gives back its working memory: the budget holds for all
+            self._runner = self._runner.plan.session("cpu", self._runner.threads, self._memory)
+        memory = engine.parse_memory(self._memory)
+        return pieces.Pieces(self._runner, self._window(how), source, segment, memory, how, part_bytes)
+
+    def _window(self, how: pieces.How) -> pieces.Window:
+        return lambda pixels: self._restore(pixels, how.sigma, how.strength, how.clip, None)[0]
 
     def map(self, source: sources.Source, sigma: float | None = None, strength: float = 1.0) -> pieces.Restored:
         """The restored picture, lazily: its windows are computed when they are read; see pieces.Restored.
@@ -183,21 +203,20 @@ class Restorer:
         sigma: None: estimated from the whole picture, as file() does.  Raises ImageError for a model that sees the
         whole picture at once.
         """
-        self._check(sigma, strength)
-        sigma, clip, notices = self._prepared(source, sigma)
-        beyond = pieces.reach_of(self._runner)
-        restored = pieces.Restored(source, beyond, lambda pixels: self._restore(pixels, sigma, strength, clip, None)[0])
+        how, notices = self.prepared(source, sigma, strength)
+        restored = pieces.Restored(source, pieces.reach_of(self._runner), self._window(how))
         restored.notices = notices
         return restored
 
-    def _prepared(self, source: sources.Source, sigma: float | None) -> tuple[float | None, bool, list[str]]:
-        """The noise level, whether to clip, and the notices: what must be known of the whole picture."""
+    def prepared(self, source: sources.Source, sigma: float | None, strength: float) -> tuple[pieces.How, list[str]]:
+        """What must be known of the whole picture before it is taken apart, and its notices."""
+        self._check(sigma, strength)
         if sigma is None and self._takes_sigma:
             sigma = estimate.noise_level(source)
         clip, notices = True, list(source.notices)
         if source.dtype.kind == "f":
             clip = _in_range(*source.range(), notices)
-        return sigma, clip, notices
+        return pieces.How(sigma, strength, clip), notices
 
     def picture(
         self, picture: images.Image, sigma: float | None = None, strength: float = 1.0, progress: Progress | None = None

@@ -82,7 +82,7 @@ def open_image(path: str | os.PathLike, *, max_pixels: int | None = None) -> Sou
             head = file.read(32)
         if head and images.kind_of(head) == "TIFF":
             return TiffSource(path, max_pixels)
-    return WholeSource(path, images.MAX_PIXELS if max_pixels is None else max_pixels)
+    return WholeSource(path, max_pixels)
 
 
 def is_large_tiff(path: str | os.PathLike, size: int) -> bool:
@@ -123,7 +123,7 @@ class TiffSource(Source):
 class WholeSource(Source):
     """A picture in memory: of a format without windows."""
 
-    def __init__(self, path: Path, max_pixels: int):
+    def __init__(self, path: Path, max_pixels: int | None):
         self.picture = images.read(path, max_pixels=max_pixels)
         pixels = self.picture.pixels
         super().__init__(path, *pixels.shape, pixels.dtype, self.picture.alpha is not None, pixels.shape[:2])
