@@ -65,7 +65,8 @@ class Plan:
     """A compiled module.  Immutable; sessions of several threads share it.
 
     channels: of input and output.  takes_sigma: whether a run is given a noise level.  halo: pixels that an output
-    pixel looks, each way; None: at the whole picture.  multiple_of: each side of a picture is padded to it.  isa and precision: how it computes.
+    pixel looks, each way; None: at the whole picture.  multiple_of: each side of a picture is padded to it.  grid:
+    windows that begin at multiples of it have the whole picture's bits.  isa and precision: how it computes.
     states: (channels, stride) of what a session keeps from one picture to the next; empty for most models.
     card: what is known of the model (name, task, licence and so on); it is saved with the plan.
     """
@@ -76,6 +77,7 @@ class Plan:
         self.takes_sigma: bool = plan.takes_sigma
         self.halo: int | None = None if plan.sees_everything else plan.halo
         self.multiple_of: int = plan.multiple_of
+        self.grid: int = plan.grid
         self.states: list[tuple[int, int]] = plan.states
         self.isa: str = plan.isa
         self.precision: str = plan.precision
@@ -143,6 +145,7 @@ class Session:
 
     def __init__(self, plan: Plan, threads: int, memory: int):
         self.plan, self.threads, self.memory = plan, threads, memory
+        self.halo = plan.halo
         self._session = _C.Session(plan._plan, threads, memory)
         self.report: _C.RunReport | None = None  # of the last run: strips, band, working_bytes, non_finite
 
