@@ -17,7 +17,7 @@ PYTHON = [
     ["ops"],
     ["layers"],
     ["models"],
-    ["checkpoint", "convert", "zoo"],
+    ["checkpoint", "convert", "foreign", "zoo"],
     ["lower_ops", "lower", "engine", "tiled"],
     ["planview"],
     ["sources"],
