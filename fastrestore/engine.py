@@ -65,7 +65,7 @@ class Plan:
     """A compiled module.  Immutable; sessions of several threads share it.
 
     channels: of input and output.  takes_sigma: whether a run is given a noise level.  halo: pixels that an output
-    pixel looks, each way.  multiple_of: each side of a picture is padded to it.  isa and precision: how it computes.
+    pixel looks, each way; None: at the whole picture.  multiple_of: each side of a picture is padded to it.  isa and precision: how it computes.
     card: what is known of the model (name, task, licence and so on); it is saved with the plan.
     """
 
@@ -73,7 +73,7 @@ class Plan:
         self._plan = plan
         self.channels: int = plan.channels
         self.takes_sigma: bool = plan.takes_sigma
-        self.halo: int = plan.halo
+        self.halo: int | None = None if plan.sees_everything else plan.halo
         self.multiple_of: int = plan.multiple_of
         self.isa: str = plan.isa
         self.precision: str = plan.precision

@@ -20,8 +20,11 @@ import torch
 from torch import Tensor, nn
 
 from fastrestore.errors import UnsupportedOperator
-from fastrestore.lower_ops import CONVOLUTIONS, HANDLERS, Record, Sigma, View, array, image
+from fastrestore.lower_ops import CONVOLUTIONS, HANDLERS, Last, Record, Sigma, View, array, image
 from fastrestore.ops import _C
+
+
+BORDERS = {"replicate": "clamp", "reflect": "reflect", "zero": "zero"}  # a module's `padding` as the graph names it
 
 
 def lower(module: nn.Module) -> "_C.Graph":
@@ -46,13 +49,13 @@ def _trace(module: nn.Module, side: int) -> "_Walk":
     with torch.no_grad():
         program = torch.export.export(module.eval(), arguments, strict=False)
         module.train(training)
-        return _Walk(program, channels)
+        return _Walk(program, channels, BORDERS[getattr(module, "padding", "replicate")])
 
 
 class _Walk:
     """Goes through an exported program and collects the records of the graph to be."""
 
-    def __init__(self, program: torch.export.ExportedProgram, channels: int):
+    def __init__(self, program: torch.export.ExportedProgram, channels: int, border: str):
         signature = program.graph_signature
         names = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
         names |= signature.inputs_to_lifted_tensor_constants
@@ -68,7 +71,7 @@ class _Walk:
                 if node.name in names:
                     value = state[names[node.name]].detach()
                 elif node.name == signature.user_inputs[0]:
-                    value = self.add("input", channels=channels)
+                    value = self.add("input", channels=channels, border=border)
                 else:
                     value = Sigma(1.0)
             elif node.op == "output":
@@ -85,7 +88,8 @@ class _Walk:
                 self.image_of_side.setdefault(node.meta["val"].shape[2], value)
 
     def add(self, method: str, *inputs: Record, channels: int, **arguments: Any) -> Record:
-        self.records.append(Record(method, channels, list(inputs), arguments))
+        whole = method in ("mean", "channel_softmax") or (bool(inputs) and all(record.whole for record in inputs))
+        self.records.append(Record(method, channels, list(inputs), arguments, whole=whole))
         return self.records[-1]
 
     def gather(self, parts: list[View]) -> Record:
@@ -124,7 +128,7 @@ class _Walk:
         except ValueError as error:
             raise _unsupported(node, str(error)) from error
         for source, given in zip(node.all_input_nodes, inputs, strict=True):
-            if isinstance(value, Record) and value is given:
+            if _record(value) is not None and _record(value) is _record(given):
                 self.same_as[node.name] = source
         return value
 
@@ -137,14 +141,20 @@ class _Walk:
     def sole_source(self, node: torch.fx.Node, position: int) -> Record | None:
         """The record that makes argument `position`, if nobody but this node reads it: it may still be changed."""
         source = node.args[position] if position < len(node.args) else None
-        record = self.values[source.name] if isinstance(source, torch.fx.Node) else None
-        if not isinstance(record, Record):
+        record = _record(self.values[source.name]) if isinstance(source, torch.fx.Node) else None
+        if record is None:
             return None
         while source is not None:
             if len(source.users) != 1:
                 return None
             source = self.same_as.get(source.name)
         return record
+
+
+def _record(value: Any) -> Record | None:
+    """The node of the graph that a value is the whole result of."""
+    value = value.image if isinstance(value, Last) else value
+    return value if isinstance(value, Record) else None
 
 
 def _is_constant(value: Any) -> bool:

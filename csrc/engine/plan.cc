@@ -46,7 +46,9 @@ PackedConv pack_phase(const Node& node, int64_t phase_y, int64_t phase_x, Isa is
   return pack_conv(spec, algorithm, isa, weight.data(), node.bias.empty() ? nullptr : node.bias.data());
 }
 
-bool is_pointwise(Op op) { return op == Op::add || op == Op::multiply || op == Op::affine || op == Op::activate; }
+bool is_pointwise(Op op) {
+  return op == Op::add || op == Op::multiply || op == Op::affine || op == Op::activate || op == Op::layer_norm;
+}
 
 // Values by channel, repeated until whole pixels are whole vectors, so that a row is one run of values.
 void append_table(std::vector<float>& table, const std::vector<float>& values, int64_t pitch) {
@@ -57,8 +59,26 @@ void append_table(std::vector<float>& table, const std::vector<float>& values, i
   }
 }
 
-// The most input rows or columns that `count` neighbouring outputs read, wherever they begin.
+// What a piece of a row operator needs beside its images.
+int64_t scratch_floats(const Graph& graph, const Node& node) {
+  switch (node.op) {
+    case Op::window_attention:
+      return window_scratch_floats(node.window, node.channels / node.heads);
+    case Op::partial_gram:
+      return gram_scratch_floats(graph.nodes()[static_cast<size_t>(node.inputs[0])].channels / (3 * node.heads));
+    case Op::channel_softmax:  // sums in double
+      return 2 * graph.nodes()[static_cast<size_t>(node.inputs[0])].channels;
+    case Op::mean:
+      return 2 * node.channels;
+    default:
+      return 0;
+  }
+}
+
+// The most input rows or columns that `count` neighbouring outputs read, wherever they begin (attention's begin where a
+// window does).
 int64_t most_needed(const Node& node, size_t which, int64_t count, Axis axis) {
+  if (node.op == Op::window_attention) return round_up(count, node.window);
   int64_t most = 0;
   for (int64_t first = 0; first < node.factor; ++first)
     most = std::max(most, needed(node, which, {first, first + count}, axis).size());
@@ -109,7 +129,12 @@ Plan::Plan(Graph graph, Precision precision, Isa isa)
       vector_pitch[n] = true;
     } else if (node.op == Op::pixel_shuffle) {
       step.row_grid = node.factor;
+    } else if (node.op == Op::window_attention) {
+      step.row_grid = node.window;
+      step.row_shift = (node.window - node.shift) % node.window;
+      step.table = attention_bias(node.weight, node.heads, node.window);
     }
+    step.scratch = scratch_floats(graph_, node);
     grid_ = std::lcm(grid_, step.row_grid * node.stride);
     for (const PackedConv& conv : step.convs) workspace_floats_ = std::max(workspace_floats_, conv.workspace_floats);
   }
@@ -136,16 +161,24 @@ Plan::Plan(Graph graph, Precision precision, Isa isa)
     }
   }
   for (size_t n = 0; n < steps_.size(); ++n) {  // float copies of a piece of the images that a row operator touches
-    if (!needs_scratch(n)) continue;
     const Node& node = graph_.nodes()[n];
-    int64_t floats = steps_[n].row_grid * kPieceColumns * steps_[n].pitch;
-    for (size_t i = 0; i < node.inputs.size(); ++i)
-      floats += most_needed(node, i, steps_[n].row_grid, Axis::rows) *
-                most_needed(node, i, kPieceColumns, Axis::columns) * steps_[static_cast<size_t>(node.inputs[i])].pitch;
+    int64_t floats = steps_[n].scratch;
+    if (needs_scratch(n)) {
+      const int64_t columns = std::max(kPieceColumns, steps_[n].row_grid);
+      floats += round_up(steps_[n].row_grid * columns * steps_[n].pitch, 16);
+      for (size_t i = 0; i < node.inputs.size(); ++i) {
+        const Step& input = steps_[static_cast<size_t>(node.inputs[i])];
+        if (input.element == Element::bf16)
+          floats += round_up(most_needed(node, i, steps_[n].row_grid, Axis::rows) *
+                                 most_needed(node, i, columns, Axis::columns) * input.pitch,
+                             16);
+      }
+    }
     workspace_floats_ = std::max(workspace_floats_, floats);
   }
   shift_row_grids();
-  row_kernels_ = {get_activation(isa), &get_arithmetic(isa), get_pool(isa), get_resize(isa)};
+  row_kernels_ = {get_activation(isa), &get_arithmetic(isa),  get_pool(isa),             get_resize(isa),
+                  get_layer_norm(isa), get_partial_sum(isa), get_window_attention(isa), &get_channel_attention(isa)};
 }
 
 // Every node's lag, when the picture has been read down to a row far from its edges that all grids share.
@@ -155,7 +188,7 @@ void Plan::shift_row_grids() {
   for (size_t n = 0; n < steps_.size(); ++n) {
     const Node& node = graph_.nodes()[n];
     rows[n] = node.op == Op::input ? far : rows_possible(*this, n, rows, 2 * far);
-    const int64_t lag = std::max<int64_t>(0, far / node.stride - rows[n]);
+    const int64_t lag = std::max<int64_t>(0, extent(node, Axis::rows, far) - rows[n]);
     if (node.op == Op::conv2d) steps_[n].row_shift = lag % steps_[n].row_grid;
   }
 }
@@ -168,6 +201,7 @@ void Plan::choose_elements() {
   for (size_t n = count; n-- > 0;) {
     const Node& node = graph_.nodes()[n];
     if (node.op == Op::input || node.op == Op::sigma_plane || n == output) keep[n] = true;
+    if (node.fold > 0 || node.op == Op::channel_softmax) keep[n] = true;
     if (!keep[n]) steps_[n].element = Element::bf16;
     const bool convolution = node.op == Op::conv2d || node.op == Op::conv_transpose2d;
     for (size_t i = 0; i < node.inputs.size(); ++i)
@@ -177,7 +211,7 @@ void Plan::choose_elements() {
 
 bool Plan::needs_scratch(size_t n) const {
   const Node& node = graph_.nodes()[n];
-  if (node.op == Op::conv2d || node.op == Op::conv_transpose2d) return false;
+  if (node.op == Op::conv2d || node.op == Op::conv_transpose2d || node.fold > 0) return false;
   bool narrow = steps_[n].element == Element::bf16;
   for (int input : node.inputs) narrow = narrow || steps_[static_cast<size_t>(input)].element == Element::bf16;
   return narrow;

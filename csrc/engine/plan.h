@@ -7,6 +7,10 @@
 
 #include "graph/graph.h"
 #include "kernels/arithmetic/arithmetic.h"
+#include "kernels/channel_attention/channel_attention.h"
+#include "kernels/layer_norm/layer_norm.h"
+#include "kernels/partial_sum/partial_sum.h"
+#include "kernels/window_attention/window_attention.h"
 
 namespace fr {
 
@@ -28,7 +32,9 @@ struct Step {
   int64_t margin = 0;
   Border border = Border::zero;
   // affine: scales, then shifts; prelu: slopes. By channel, repeated up to a multiple of pitch and vector.
+  // window_attention: the biases by pixel.
   std::vector<float> table;
+  int64_t scratch = 0;  // floats that a piece of a row operator needs beside its images
   std::vector<ResizeTaps> taps;  // resize: of each phase
 };
 
@@ -43,6 +49,10 @@ struct RowKernels {
   const ArithmeticKernels* arithmetic;
   PoolFn* pool;
   ResizeFn* resize;
+  LayerNormFn* layer_norm;
+  PartialSumFn* partial_sum;
+  WindowAttentionFn* window_attention;
+  const ChannelAttentionKernels* channel_attention;
 };
 
 class Plan {
@@ -59,7 +69,7 @@ class Plan {
   int64_t workspace_floats() const { return workspace_floats_; }  // scratch of one thread
   // Columns that a row operator computes at a time: all, or a few where images pass through float scratch.
   static constexpr int64_t kPieceColumns = 64;
-  bool needs_scratch(size_t n) const;  // whether a row operator reads or writes bfloat16
+  bool needs_scratch(size_t n) const;  // whether a row operator works on float copies of bfloat16 images
   int64_t packed_bytes() const;
   const std::vector<Consumer>& consumers(size_t n) const { return consumers_[n]; }  // in the order of nodes
   const RowKernels& row_kernels() const { return row_kernels_; }

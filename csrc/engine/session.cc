@@ -5,6 +5,7 @@
 #include <chrono>
 #include <cmath>
 #include <cstring>
+#include <numeric>
 #include <string>
 
 #include "base/parallel.h"
@@ -117,7 +118,8 @@ void Session::run_strip(const Strip& strip, const Picture& picture, const RunOpt
   while (rows[output] < layout_.height) {
     const int64_t written = rows[output];
     after_ = rows;
-    for (size_t n = 0; n < plan_->size(); ++n) after_[n] = next_rows(*plan_, n, after_, layout_.height, layout_.band);
+    for (size_t n = 0; n < plan_->size(); ++n)
+      after_[n] = next_rows(*plan_, n, after_, layout_.height, layout_.share[n]);
     double last = now();
     const auto spent_in = [&](size_t n) {
       const double time = now();
@@ -171,33 +173,43 @@ FloatRows Session::float_rows(const Strip& strip, size_t n) {
   view.row_bytes = layout_.row_bytes[n];
   view.columns = strip.columns[n];
   view.pitch = plan_->step(n).pitch;
-  view.height = layout_.height / plan_->node(n).stride;
+  view.height = extent(plan_->node(n), Axis::rows, layout_.height);
   return view;
 }
 
-// Computes rows [begin, end) of a row operator's node piece by piece, on several threads if that pays.
+// Computes rows [begin, end) of a row operator's node piece by piece, on several threads if that pays. Pieces begin at
+// the node's grid in rows; in columns, attention's at its windows.
 void Session::compute_pieces(const Strip& strip, size_t n, int64_t begin, int64_t end) {
+  const Node& node = plan_->node(n);
   const Interval columns = strip.columns[n];
-  const int64_t grid = plan_->step(n).row_grid, groups = ceil_div(end - begin, grid);
+  const int64_t grid = plan_->step(n).row_grid, top = begin == 0 ? -plan_->step(n).row_shift : begin;
+  const int64_t groups = ceil_div(end - top, grid);
   const bool few = (end - begin) * columns.size() * plan_->step(n).pitch < kFloatsWorthAThread;
-  const bool scratch = plan_->needs_scratch(n);
-  const int64_t step = scratch ? std::max(grid, Plan::kPieceColumns / grid * grid) : columns.size();
-  parallel_for(groups, few ? 1 : threads_, [&](int64_t group, int thread) {
+  const bool windows = node.op == Op::window_attention;
+  const int64_t left = windows ? window_at(node, columns.begin).begin : columns.begin;
+  const int64_t unit = windows ? grid : std::lcm(grid, kColumnGrid);  // columns that belong together
+  int64_t width = round_up(columns.end - left, unit);
+  if (plan_->needs_scratch(n))
+    width = std::max(unit, Plan::kPieceColumns / unit * unit);
+  else if (!few && groups < kPartsPerThread * threads_)
+    width = round_up(ceil_div(width, threads_), unit);
+  const int64_t across = ceil_div(columns.end - left, width);
+  parallel_for(groups * across, few ? 1 : threads_, [&](int64_t i, int thread) {
+    const int64_t y = top + i / across * grid, x = left + i % across * width;
     Piece piece;
-    piece.begin = begin + group * grid;
-    piece.end = std::min(end, piece.begin + grid);
-    for (int64_t x = columns.begin; x < columns.end; x += step) {
-      piece.x_begin = x;
-      piece.x_end = std::min(columns.end, x + step);
-      enter_piece(strip, n, piece, workspace(thread));
-      compute_piece(*plan_, n, piece);
-      leave_piece(strip, n, piece);
-    }
+    piece.begin = std::max(begin, y);
+    piece.end = std::min(end, y + grid);
+    piece.x_begin = std::max(columns.begin, x);
+    piece.x_end = std::min(columns.end, x + width);
+    piece.pixels = checked_product(layout_.height / node.stride, layout_.width / node.stride);
+    piece.scratch = enter_piece(strip, n, piece, workspace(thread));
+    compute_piece(*plan_, n, piece);
+    leave_piece(strip, n, piece);
   });
 }
 
-// Sets the views of a piece, copying bfloat16 images to scratch.
-void Session::enter_piece(const Strip& strip, size_t n, Piece& piece, float* scratch) {
+// Sets the views of a piece, copying bfloat16 images to scratch; returns what is left of that.
+float* Session::enter_piece(const Strip& strip, size_t n, Piece& piece, float* scratch) {
   const Node& node = plan_->node(n);
   const ConvertKernels& convert = get_convert(plan_->isa());
   const auto take = [&](FloatRows& view, Interval rows, Interval columns) {
@@ -206,17 +218,19 @@ void Session::enter_piece(const Strip& strip, size_t n, Piece& piece, float* scr
     view.row_bytes = columns.size() * view.pitch * static_cast<int64_t>(sizeof(float));
     view.first_row = rows.begin;
     view.columns = columns;
-    scratch += rows.size() * columns.size() * view.pitch;
+    scratch += round_up(rows.size() * columns.size() * view.pitch, 16);
   };
   for (size_t i = 0; i < node.inputs.size(); ++i) {
     const size_t input = static_cast<size_t>(node.inputs[i]);
     FloatRows& view = piece.in[i];
     view = float_rows(strip, input);
-    if (plan_->step(input).element == Element::f32) continue;
+    view.element = plan_->step(input).element;
+    if (view.element == Element::f32 || !plan_->needs_scratch(n)) continue;
+    view.element = Element::f32;
     const Interval all = strip.columns[input];
     Interval rows = needed(node, i, {piece.begin, piece.end}, Axis::rows);
     Interval columns = needed(node, i, {piece.x_begin, piece.x_end}, Axis::columns);
-    rows = {std::max<int64_t>(rows.begin, 0), std::min(rows.end, layout_.height / plan_->node(input).stride)};
+    rows = {std::max<int64_t>(rows.begin, 0), std::min(rows.end, extent(plan_->node(input), Axis::rows, layout_.height))};
     columns = {std::max(columns.begin, all.begin), std::min(columns.end, all.end)};
     take(view, rows, columns);
     for (int64_t y = rows.begin; y < rows.end; ++y)
@@ -225,6 +239,7 @@ void Session::enter_piece(const Strip& strip, size_t n, Piece& piece, float* scr
   }
   piece.out = float_rows(strip, n);
   if (plan_->step(n).element == Element::bf16) take(piece.out, {piece.begin, piece.end}, {piece.x_begin, piece.x_end});
+  return scratch;
 }
 
 void Session::leave_piece(const Strip& strip, size_t n, const Piece& piece) {
@@ -239,19 +254,25 @@ void Session::leave_piece(const Strip& strip, size_t n, const Piece& piece) {
 void Session::read_rows(const Strip& strip, const Picture& picture, int64_t begin, int64_t end) {
   const int64_t channels = plan_->node(0).channels, pitch = plan_->step(0).pitch;
   const Interval columns = strip.columns[0];
-  const int64_t inside = std::min(columns.end, picture.width);  // columns beyond repeat the picture's last one
+  const int64_t inside = std::min(columns.end, picture.width);  // what lies beyond is padding, as the border says
   ConvertInFn* convert = get_convert_in(picture.type, plan_->isa());
   const int64_t pixel = picture.channels * pixel_bytes(picture.type);
+  const Border border = plan_->node(0).border;
   const int threads = (end - begin) * columns.size() * pitch < kFloatsWorthAThread ? 1 : threads_;
   parallel_for(end - begin, threads, [&](int64_t i, int) {
     const int64_t y = begin + i;
-    const char* source = static_cast<const char*>(picture.in) + std::min(y, picture.height - 1) * picture.in_row_bytes;
     float* target = reinterpret_cast<float*>(row(0, y));
+    const int64_t zeros = border != Border::zero ? columns.end : y < picture.height ? inside : columns.begin;
+    const int64_t first_zero = std::clamp(zeros, columns.begin, columns.end) - columns.begin;
+    std::fill(target + first_zero * pitch, target + columns.size() * pitch, 0.0f);
+    if (first_zero == 0) return;
+    const char* source =
+        static_cast<const char*>(picture.in) + border_pixel(border, y, picture.height) * picture.in_row_bytes;
     if (inside > columns.begin)
       convert(source + columns.begin * pixel, picture.channels, target, channels, pitch, inside - columns.begin);
-    for (int64_t x = std::max(inside, columns.begin); x < columns.end; ++x)
-      convert(source + (picture.width - 1) * pixel, picture.channels, target + (x - columns.begin) * pitch, channels,
-              pitch, 1);
+    for (int64_t x = std::max(inside, columns.begin); x < columns.begin + first_zero; ++x)
+      convert(source + border_pixel(border, x, picture.width) * pixel, picture.channels,
+              target + (x - columns.begin) * pitch, channels, pitch, 1);
   });
 }
 
@@ -294,7 +315,7 @@ void Session::fill_margins(const Strip& strip, size_t n, int64_t begin, int64_t 
   const Step& step = plan_->step(n);
   const Interval columns = strip.columns[n];
   if (step.margin == 0 || columns.empty()) return;
-  const int64_t width = layout_.width / plan_->node(n).stride, pixel = step.pitch * element_bytes(step.element);
+  const int64_t width = extent(plan_->node(n), Axis::columns, layout_.width), pixel = step.pitch * element_bytes(step.element);
   const int64_t last = plan_->node(n).op == Op::sigma_plane ? std::min(end, begin + 1) : end;  // it has one row
   for (int64_t y = begin; y < last; ++y) {
     char* start = row(n, y) - columns.begin * pixel;  // of column 0
@@ -314,7 +335,7 @@ void Session::fill_margins(const Strip& strip, size_t n, int64_t begin, int64_t 
 // border fills (`bordered`: with the image itself).
 const void* const* Session::input_rows(const Strip& strip, size_t input, int64_t first, int64_t count, Border border,
                                        Interval bordered) {
-  const int64_t height = layout_.height / plan_->node(input).stride;
+  const int64_t height = extent(plan_->node(input), Axis::rows, layout_.height);
   in_pointers_.clear();
   for (int64_t y = first; y < first + count; ++y) {
     const bool inside = y >= 0 && y < height, at_border = y >= bordered.begin && y < bordered.end;

@@ -73,7 +73,7 @@ class Session {
   void transpose_convolve(const Strip& strip, size_t n, int64_t begin, int64_t end);
   void run_bands(const PackedConv& conv, const ConvBand& whole, int64_t row_grid);
   void compute_pieces(const Strip& strip, size_t n, int64_t begin, int64_t end);
-  void enter_piece(const Strip& strip, size_t n, Piece& piece, float* scratch);
+  float* enter_piece(const Strip& strip, size_t n, Piece& piece, float* scratch);
   void leave_piece(const Strip& strip, size_t n, const Piece& piece);
   void fill_margins(const Strip& strip, size_t n, int64_t begin, int64_t end);
   void place_rows(size_t n, int64_t begin, int64_t end);

@@ -264,6 +264,8 @@ constexpr auto pool_attributes = [](auto& f, auto& node) {
 };
 
 constexpr auto parts_attribute = [](auto& f, auto& node) { f.parts("parts", node.parts); };
+constexpr auto heads_attribute = [](auto& f, auto& node) { f.integer("heads", node.heads); };
+constexpr auto no_attributes = [](auto&, auto&) {};
 constexpr auto factor_attribute = [](auto& f, auto& node) { f.integer("factor", node.factor); };
 
 int residual_of(const Node& node) { return node.inputs.size() > 1 ? node.inputs[1] : -1; }
@@ -272,8 +274,12 @@ constexpr size_t kAny = std::numeric_limits<size_t>::max();
 
 // A new operator is a row here. op and inputs are read and written for all alike.
 const OpFormat kFormats[] = {
-    {Op::input, 0, 0, [](auto& f, auto& n) { f.integer("channels", n.channels); },
-     [](Graph& g, Node& n) { return g.input(n.channels); }},
+    {Op::input, 0, 0,
+     [](auto& f, auto& n) {
+       f.integer("channels", n.channels);
+       f.choice("border", n.border, kBorders);
+     },
+     [](Graph& g, Node& n) { return g.input(n.channels, n.border); }},
     {Op::sigma_plane, 1, 1, [](auto& f, auto& n) { f.number("scale", n.sigma_scale); },
      [](Graph& g, Node& n) { return g.sigma_plane(n.inputs[0], n.sigma_scale); }},
     {Op::conv2d, 1, 2, conv2d_attributes,
@@ -312,6 +318,39 @@ const OpFormat kFormats[] = {
        f.number("scale_b", n.scale_b);
      },
      [](Graph& g, Node& n) { return g.add(n.inputs[0], n.inputs[1], n.scale_a, n.scale_b); }},
+    {Op::layer_norm, 1, 1,
+     [](auto& f, auto& n) {
+       affine_attributes(f, n);
+       f.number("epsilon", n.epsilon);
+       f.flag("centred", n.centred);
+     },
+     [](Graph& g, Node& n) {
+       return g.layer_norm(n.inputs[0], std::move(n.weight), std::move(n.bias), n.epsilon, n.centred);
+     }},
+    {Op::partial_sum, 1, 1, no_attributes, [](Graph& g, Node& n) { return g.partial_sum(n.inputs[0]); }},
+    {Op::mean, 1, 1, no_attributes, [](Graph& g, Node& n) { return g.mean(n.inputs[0]); }},
+    {Op::window_attention, 1, 1,
+     [](auto& f, auto& n) {
+       f.integer("heads", n.heads);
+       f.integer("window", n.window);
+       f.integer("shift", n.shift);
+       f.vector("bias", n.weight);
+     },
+     [](Graph& g, Node& n) {
+       return g.window_attention(n.inputs[0], n.heads, n.window, n.shift, std::move(n.weight));
+     }},
+    {Op::partial_gram, 1, 1, heads_attribute, [](Graph& g, Node& n) { return g.partial_gram(n.inputs[0], n.heads); }},
+    {Op::channel_softmax, 1, 1, [](auto& f, auto& n) { f.vector("temperature", n.weight); },
+     [](Graph& g, Node& n) { return g.channel_softmax(n.inputs[0], std::move(n.weight)); }},
+    {Op::mix, 2, 2,
+     [](auto& f, auto& n) {
+       heads_attribute(f, n);
+       f.parts("parts", n.parts);
+     },
+     [](Graph& g, Node& n) {
+       require(n.parts.size() == 2, "mix: takes two parts");
+       return g.mix(n.inputs[0], n.inputs[1], n.parts[1], n.heads);
+     }},
 };
 
 const OpFormat& format_of(const std::string& name) {

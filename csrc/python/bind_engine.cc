@@ -156,7 +156,12 @@ void bind_engine(py::module_& m) {
 
   py::class_<Graph>(m, "Graph", "What to compute, built node by node; each method returns the new node's number.")
       .def(py::init<>())
-      .def("input", &Graph::input, "channels"_a)
+      .def(
+          "input",
+          [](Graph& graph, int64_t channels, const std::string& border) {
+            return graph.input(channels, parse_border(border));
+          },
+          "channels"_a, "border"_a = "clamp")
       .def("sigma_plane", &Graph::sigma_plane, "like"_a, "scale"_a)
       .def(
           "conv2d",
@@ -237,6 +242,33 @@ void bind_engine(py::module_& m) {
             return graph.resize(x, parse_resize(mode), enlarge, factor);
           },
           "x"_a, "mode"_a, "enlarge"_a, "factor"_a)
+      .def(
+          "layer_norm",
+          [](Graph& graph, int x, const Floats& scale, const Floats& shift, float epsilon, bool centred) {
+            return graph.layer_norm(x, to_vector(scale), to_vector(shift), epsilon, centred);
+          },
+          "x"_a, "scale"_a.noconvert(), "shift"_a.noconvert(), "epsilon"_a, "centred"_a)
+      .def("partial_sum", &Graph::partial_sum, "x"_a)
+      .def("mean", &Graph::mean, "partial"_a)
+      .def(
+          "window_attention",
+          [](Graph& graph, int x, int64_t heads, int64_t window, int64_t shift, const Floats& bias) {
+            return graph.window_attention(x, heads, window, shift, to_vector(bias));
+          },
+          "x"_a, "heads"_a, "window"_a, "shift"_a, "bias"_a.noconvert())
+      .def("partial_gram", &Graph::partial_gram, "x"_a, "heads"_a)
+      .def(
+          "channel_softmax",
+          [](Graph& graph, int partial, const Floats& temperature) {
+            return graph.channel_softmax(partial, to_vector(temperature));
+          },
+          "partial"_a, "temperature"_a.noconvert())
+      .def(
+          "mix",
+          [](Graph& graph, int weights, int x, std::pair<int64_t, int64_t> values, int64_t heads) {
+            return graph.mix(weights, x, {values.first, values.second}, heads);
+          },
+          "weights"_a, "x"_a, "values"_a, "heads"_a)
       .def("set_output", &Graph::set_output, "node"_a)
       .def_property_readonly("channels", &Graph::channels)
       .def_property_readonly("takes_sigma", &Graph::takes_sigma)
@@ -254,6 +286,7 @@ void bind_engine(py::module_& m) {
       .def_property_readonly("channels", [](const Plan& plan) { return plan.graph().channels(); })
       .def_property_readonly("takes_sigma", [](const Plan& plan) { return plan.graph().takes_sigma(); })
       .def_property_readonly("multiple_of", [](const Plan& plan) { return plan.graph().multiple_of(); })
+      .def_property_readonly("sees_everything", [](const Plan& plan) { return plan.graph().sees_everything(); })
       .def_property_readonly("halo", [](const Plan& plan) { return plan.graph().halo(); })
       .def_property_readonly("grid", &Plan::grid)
       .def_property_readonly("packed_bytes", &Plan::packed_bytes);
@@ -277,6 +310,7 @@ void bind_engine(py::module_& m) {
       .def("preview", &Session::preview, "height"_a, "width"_a);
 
   m.attr("MOST_INPUTS") = kMostInputs;
+  m.attr("MOST_WINDOW") = kMostWindow;
   m.def("hardware_threads", &hardware_threads, "CPUs that this process may run on.");
   m.def("host_isa", [] { return isa_name(host_isa()); }, "The instruction set in use: the CPU's, or FASTRESTORE_ISA.");
   m.def(

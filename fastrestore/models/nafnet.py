@@ -32,8 +32,7 @@ class NAFNet(nn.Module):
     """forward(x) -> restored x.  x: [N, C, H, W] in [0, 1].
 
     Sides are padded with zeros at the bottom and right, as published.  The channel attention's mean is over the whole
-    picture; with `local`, three dozen windows in a row reach further than any tile.  So there is no halo.  No plan
-    expresses the layer norm (`aten.permute` and `aten.layer_norm`) or the mean (`aten.adaptive_avg_pool2d`).  Trained
+    picture; with `local`, three dozen windows in a row reach further than any tile.  So there is no halo.  Trained
     weights need no change between training and test but `local`; dropout, which no published weights were trained with,
     is left out.
     """
@@ -47,6 +46,7 @@ class NAFNet(nn.Module):
     }
     takes_sigma = False
     halo = None
+    padding = "zero"
 
     def __init__(self, config: NAFNetConfig):
         super().__init__()
