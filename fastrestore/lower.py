@@ -10,7 +10,7 @@ lower_ops.py:
   - concat, split and reordering of channels, pixel shuffle and unshuffle, max and average pooling, resizing by a
     whole factor, and a plane filled from sigma.
   - layer norm over channels, linear layers where channels stand last, window and channel attention (our operators),
-    means over the whole picture;
+    means over the whole picture, warping by a flow (our operator);
   - states: a module with `states`, a list of (channels, stride), takes them as its last arguments and gives their
     successors after its result.
 What works on constants alone, such as a weight's normalisation, is computed once.  Each fusion needs that nobody
