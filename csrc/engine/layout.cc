@@ -282,6 +282,7 @@ int64_t rows_possible(const Plan& plan, size_t n, const std::vector<int64_t>& ro
           break;
         case Op::layer_norm:
         case Op::mix:
+        case Op::gate:
         case Op::concat:
         case Op::add:
         case Op::multiply:
@@ -347,6 +348,7 @@ int64_t first_row_needed(const Plan& plan, size_t n, size_t which, int64_t done,
     case Op::channel_softmax:
     case Op::layer_norm:
     case Op::mix:
+    case Op::gate:
     case Op::concat:
     case Op::add:
     case Op::multiply:

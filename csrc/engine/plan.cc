@@ -47,7 +47,8 @@ PackedConv pack_phase(const Node& node, int64_t phase_y, int64_t phase_x, Isa is
 }
 
 bool is_pointwise(Op op) {
-  return op == Op::add || op == Op::multiply || op == Op::affine || op == Op::activate || op == Op::layer_norm;
+  return op == Op::add || op == Op::multiply || op == Op::affine || op == Op::activate || op == Op::layer_norm ||
+         op == Op::gate;
 }
 
 // Values by channel, repeated until whole pixels are whole vectors, so that a row is one run of values.

@@ -73,7 +73,7 @@ py::list plan_steps(const Plan& plan) {
     if (node.op == Op::window_attention)
       about["detail"] = std::to_string(node.window) + "x" + std::to_string(node.window) +
                         (node.shift > 0 ? " from " + std::to_string(node.shift) : "");
-    if (node.op == Op::activate) about["detail"] = curve_name(node.curve.curve);
+    if (node.op == Op::activate || node.op == Op::gate) about["detail"] = curve_name(node.curve.curve);
     if (node.op == Op::resize) about["detail"] = resize_name(node.mode);
     if (node.op == Op::pool) about["detail"] = node.pool == Pool::max ? "max" : "average";
     if (!step.convs.empty()) about["conv"] = conv_dict(node, step);

@@ -208,6 +208,16 @@ void bind_engine(py::module_& m) {
           },
           "a"_a, "b"_a, "parts"_a)
       .def(
+          "gate",
+          [](Graph& graph, int a, int b, const std::vector<std::pair<int64_t, int64_t>>& parts,
+             const std::string& curve, std::tuple<float, float, float> values) {
+            if (parts.size() != 2) throw py::value_error("gate: two operands have two parts");
+            const auto [first, second, third] = values;
+            return graph.gate(a, b, {parts[0].first, parts[0].second}, {parts[1].first, parts[1].second},
+                              {parse_curve(curve), first, second, third});
+          },
+          "a"_a, "b"_a, "parts"_a, "curve"_a, "values"_a)
+      .def(
           "affine",
           [](Graph& graph, int x, const Floats& scale, const Floats& shift) {
             return graph.affine(x, to_vector(scale), to_vector(shift));

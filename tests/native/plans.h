@@ -69,7 +69,8 @@ inline Graph varied_graph(int64_t channels) {
   const int clamped = graph.conv2d(input, conv_spec(channels, 4, 5, 1, 2), weights(4 * channels * 25), {}, -1,
                                    Border::clamp);  // and a copy of the input, which has another margin
   const int gate = graph.activate(graph.affine(reflected, weights(4), weights(4)), {Curve::sigmoid});
-  const int product = graph.multiply(clamped, gate, {0, 4}, {1, 1});
+  const int product =
+      graph.gate(graph.multiply(clamped, gate, {0, 4}, {1, 1}), reflected, {0, 4}, {0, 4}, {Curve::gelu});
   const int bent = graph.activate(product, {Curve::prelu}, weights(4));
   const int limited = graph.activate(bent, {Curve::clamp, -std::numeric_limits<float>::infinity(), 0.5f});
   const int most = graph.pool(limited, Pool::max, conv_spec(0, 0, 2, 2, 0), 0);
