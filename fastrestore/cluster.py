@@ -130,7 +130,7 @@ class _Driver:
     def cancel(self) -> None:
         for reference in self.running:
             self.ray.cancel(reference, force=True)
-        if self.large:
+        if self.large and self.large.left:
             self.large.abandon()
 
     def _in_order(self, waiting: collections.deque[Job]) -> Iterator[dict[str, Any]]:
@@ -185,8 +185,9 @@ class _Driver:
 
     def _parts(self, job: Job) -> Iterator[_Task]:
         """The tasks of a large picture."""
-        while self.large:  # one at a time: its result lies open here
+        while self.large and self.large.left:  # one at a time: its result lies open here
             self._collect()
+        self.large = None
         large = _Large(job, self.rules, self.restorer, self._end)
         with collected(job):
             job.record["input_sha256"] = sha256(job.source)
@@ -213,8 +214,6 @@ class _Driver:
             yield _Task(job, lambda call=call, arguments=arguments: call(*arguments), large.put)
         if not large.parts:
             self._end(job)
-        while self.large and self.large.left == 0:
-            self.large = None
 
 
 class _Large:
