@@ -17,7 +17,7 @@ PYTHON = [
     ["ops"],
     ["layers"],
     ["models"],
-    ["checkpoint", "convert", "zoo"],
+    ["checkpoint", "convert", "foreign", "zoo"],
     ["lower_ops", "lower", "engine", "tiled"],
     ["planview"],
     ["sources"],
@@ -28,7 +28,7 @@ PYTHON = [
     ["restorer"],
     ["degrade", "data", "evaluate", "bulk"],
     ["cluster"],
-    ["train"],
+    ["train", "bench"],
     ["cli"],
 ]
 # The public name fr.models() is this package called, and zoo makes the list; fr.batch() hands its jobs to a cluster.

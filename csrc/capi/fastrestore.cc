@@ -312,6 +312,14 @@ fr_status fr_session_free(fr_session* session) {
   });
 }
 
+fr_status fr_session_reset(fr_session* session) {
+  return guarded([&] {
+    const std::shared_ptr<OpenSession> opened = live(sessions(), session, "session");
+    if (opened->busy) fail(FR_BUSY, "the session is running already");
+    opened->session.reset();
+  });
+}
+
 fr_status fr_session_working_bytes(const fr_session* session, int64_t height, int64_t width, int64_t* bytes) {
   return guarded([&] {
     const std::shared_ptr<OpenSession> opened = live(sessions(), session, "session");

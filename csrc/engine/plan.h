@@ -34,7 +34,7 @@ struct Step {
   // affine: scales, then shifts; prelu: slopes. By channel, repeated up to a multiple of pitch and vector.
   // window_attention: the biases by pixel.
   std::vector<float> table;
-  int64_t scratch = 0;  // floats that a piece of a row operator needs beside its images
+  int64_t scratch = 0;           // floats that a piece of a row operator needs beside its images
   std::vector<ResizeTaps> taps;  // resize: of each phase
 };
 

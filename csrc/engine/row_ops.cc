@@ -315,6 +315,7 @@ bool compute(const Plan& plan, const Node& node, const Step& step, const Piece& 
       mix(plan, node, p);
       break;
     case Op::input:
+    case Op::state:
     case Op::sigma_plane:
     case Op::conv2d:
     case Op::conv_transpose2d:

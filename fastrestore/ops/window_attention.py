@@ -61,9 +61,7 @@ def _empty(qkv: Tensor, bias: Tensor, side: int, shift: int) -> Tensor:
             f"{bias.dtype}"
         )
     if not 1 <= side <= _C.MOST_WINDOW or not 0 <= shift < side:
-        raise ValueError(
-            f"window_attention: side must be 1 to {_C.MOST_WINDOW} and shift less, got {side} and {shift}"
-        )
+        raise ValueError(f"window_attention: side must be 1 to {_C.MOST_WINDOW} and shift less, got {side} and {shift}")
     if bias.dim() != 2 or len(bias) < 1 or bias.shape[1] != (2 * side - 1) ** 2:
         raise ValueError(
             f"window_attention: bias must be [heads, {(2 * side - 1) ** 2}] for windows of {side}, got "

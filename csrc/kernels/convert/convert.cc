@@ -111,8 +111,6 @@ const ConvertKernels& get_convert(Isa allowed) {
   return convert_ref;
 }
 
-int64_t pixel_bytes(Pixel type) { return type == Pixel::u8 ? 1 : type == Pixel::f32 ? 4 : 2; }
-
 ConvertInFn* get_convert_in(Pixel type, Isa allowed) { return get_convert(allowed).in[static_cast<int>(type)]; }
 ConvertOutFn* get_convert_out(Pixel type, Isa allowed) { return get_convert(allowed).out[static_cast<int>(type)]; }
 

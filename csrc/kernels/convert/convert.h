@@ -16,7 +16,7 @@ namespace fr {
 
 enum class Pixel : int32_t { u8, u16, f16, f32 };
 
-int64_t pixel_bytes(Pixel type);
+constexpr int64_t pixel_bytes(Pixel type) { return type == Pixel::u8 ? 1 : type == Pixel::f32 ? 4 : 2; }
 
 // image: `pixels` pixels of image_channels; out: pixels of out_pitch floats, of which `channels` are written and
 // those up to out_pitch set to 0. image_channels == channels, or 1.
