@@ -15,7 +15,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from fastrestore import geo, sinks
+from fastrestore import sinks
 from fastrestore import image as images
 from fastrestore.bulk import (
     Job,
@@ -163,8 +163,7 @@ class _Driver:
             self.manifest.begin_record(job)
             with collected(job):
                 self.manifest.check_place(job)
-                split = self.restorer.in_pieces(job.source, job.target) and not geo.wanted(job.source, job.target)
-                job.whole = not split
+                job.whole = self.restorer.way(job.source, job.target) != "pieces"
             if not job.record["ok"]:
                 self._end(job)
             elif job.whole:

@@ -30,7 +30,6 @@ def two_nodes(tmp_path_factory):
     """Two nodes of one CPU each, the head without any: (cluster, the node that may be lost)."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-        patch.setenv("RAY_raylet_start_wait_time_s", "120")  # a busy machine
         patch.setenv("PYTHONPATH", str(Path(__file__).parent.parent))
         options = {"object_store_memory": 100 << 20, "include_dashboard": False}
         nodes = utils.Cluster(initialize_head=True, head_node_args={"num_cpus": 1, **options})
