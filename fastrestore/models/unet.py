@@ -127,7 +127,7 @@ class WindowAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         qkv = conv2d(self.qkv, self.norm(x)).permute(0, 2, 3, 1)
-        y = window_attention(qkv, self.bias, self.heads, self.side, self.shift).permute(0, 3, 1, 2)
+        y = window_attention(qkv, self.bias, self.side, self.shift).permute(0, 3, 1, 2)
         return conv2d(self.proj, y, residual=x)
 
 
