@@ -20,14 +20,6 @@ from fastrestore import bulk
 from fastrestore import image as images
 from fastrestore.cli import main
 from fastrestore.errors import ImageError
-from tests.test_engine import small_model
-
-
-@pytest.fixture(scope="module")
-def plan(tmp_path_factory) -> str:
-    path = tmp_path_factory.mktemp("plan") / "small.frp"
-    fr.compile(small_model("unet")).save(path)
-    return str(path)
 
 
 def save(path: Path, seed: int, mode: str = "RGB", side: int = 24) -> None:

@@ -11,18 +11,10 @@ from PIL import Image as PilImage
 
 import fastrestore as fr
 from fastrestore import bulk, cluster
-from tests.test_engine import small_model
 
 ray = pytest.importorskip("ray", reason="Ray is not installed")
 utils = pytest.importorskip("ray.cluster_utils", reason="this Ray has no cluster for tests")
 pytest.importorskip("psutil", reason="psutil is not installed")
-
-
-@pytest.fixture(scope="module")
-def plan(tmp_path_factory) -> str:
-    path = tmp_path_factory.mktemp("plan") / "small.frp"
-    fr.compile(small_model("unet")).save(path)
-    return str(path)
 
 
 @pytest.fixture(scope="module")

@@ -9,14 +9,6 @@ import tifffile
 import fastrestore as fr
 from fastrestore import image as images
 from fastrestore.errors import ImageError, MissingDependency
-from tests.test_engine import small_model
-
-
-@pytest.fixture(scope="module")
-def plan(tmp_path_factory) -> str:
-    path = tmp_path_factory.mktemp("plan") / "small.frp"
-    fr.compile(small_model("unet")).save(path)
-    return str(path)
 
 
 def make_dicom(path, samples: np.ndarray, bits: int, signed: bool = False, **fields) -> None:

@@ -8,16 +8,8 @@ import pytest
 import fastrestore as fr
 from fastrestore import geo
 from fastrestore.errors import MissingDependency
-from tests.test_engine import small_model
 
 rasterio = pytest.importorskip("rasterio", reason="rasterio is not installed")
-
-
-@pytest.fixture(scope="module")
-def plan(tmp_path_factory) -> str:
-    path = tmp_path_factory.mktemp("plan") / "small.frp"
-    fr.compile(small_model("unet")).save(path)
-    return str(path)
 
 
 def field(bands: int, dtype: str, height: int = 130, width: int = 150) -> np.ndarray:

@@ -31,13 +31,6 @@ def pieces_for_all(monkeypatch):
     monkeypatch.setattr(restorer, "WHOLE_BYTES", 0)
 
 
-@pytest.fixture(scope="module")
-def plan(tmp_path_factory) -> str:
-    path = tmp_path_factory.mktemp("plan") / "small.frp"
-    fr.compile(small_model("unet")).save(path)
-    return str(path)
-
-
 def samples(height: int, width: int, channels: int, dtype: str) -> np.ndarray:
     values = np.random.default_rng(3).random((height, width, channels), np.float32)
     return values if dtype == "float32" else (values * np.iinfo(dtype).max).astype(dtype)
