@@ -19,8 +19,8 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from fastrestore import image as images
 from fastrestore import dicom, raw, zoo
+from fastrestore import image as images
 from fastrestore.errors import FastrestoreError, ImageError, describe
 from fastrestore.restorer import Restorer
 
@@ -68,10 +68,10 @@ def batch(
 ) -> "Batch":
     """Restores many pictures into a folder; yields a record of each as it is finished, in the order of names.
 
-    inputs: a folder, searched recursively for PNG, JPEG, TIFF, WebP, BMP, DICOM and raw files, or a list of files.  Links to
-    folders are not followed, nor are links to files outside the folder.  include, exclude: patterns of names below
-    the folder, such as "2024/*.png".  name: a result's name in `out`, of {folder}, {stem}, {suffix}; suffix: ".png",
-    say, instead of the input's.  resume: leaves out what the manifest says is done, if the input, the model, the
+    inputs: a folder, searched recursively for PNG, JPEG, TIFF, WebP, BMP, DICOM and raw files, or a list of files.
+    Links to folders are not followed, nor are links to files outside the folder.  include, exclude: patterns of names
+    below the folder, such as "2024/*.png".  name: a result's name in `out`, of {folder}, {stem}, {suffix}; suffix:
+    ".png", say, instead of the input's.  resume: leaves out what the manifest says is done, if the input, the model, the
     settings and the result are still those; overwrite: replaces results that exist.  ray: "local", or the address of a
     Ray cluster whose machines see the folders under the same names; see cluster.py.  The other arguments are
     Restorer's, Restorer.file's and image.write's; threads are a worker's there.  The iterator knows its length.

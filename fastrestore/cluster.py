@@ -15,8 +15,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from fastrestore import sinks
 from fastrestore import image as images
+from fastrestore import sinks
 from fastrestore.bulk import (
     Job,
     Manifest,

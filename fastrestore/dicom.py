@@ -32,8 +32,8 @@ class Slice:
     """A DICOM file's frames as pictures.
 
     frames: arrays [H, W, 1 or 3] of uint8 or uint16: the stored values, scaled from the bits that the file says they
-    have to the full range, the same for every slice of a series; back() undoes it.  Raises ImageError for what is damaged, larger than max_pixels in all, or of another kind,
-    MissingDependency without pydicom.
+    have to the full range, the same for every slice of a series; back() undoes it.  Raises ImageError for what is
+    damaged, larger than max_pixels in all, or of another kind, MissingDependency without pydicom.
     """
 
     def __init__(self, path: Path, max_pixels: int):
@@ -64,7 +64,8 @@ class Slice:
         self.frames = [self._to_picture(frame).astype(kind) for frame in self._stored]
 
     def _to_picture(self, frame: np.ndarray) -> np.ndarray:
-        return np.rint((np.clip(frame.astype(np.float64) - self._low, 0, self._span)) * (self._full / self._span))
+        values = np.clip(frame.astype(np.float64) - self._low, 0, self._span)
+        return np.rint(values * (self._full / self._span))
 
     def back(self, frames: list[np.ndarray]) -> None:
         """Puts restored frames into the data set.  Pixels of the padding value stay."""

@@ -81,9 +81,9 @@ class Image:
 
 
 def read(source: str | os.PathLike | bytes, *, max_pixels: int | None = None) -> Image:
-    """Reads a PNG, JPEG, TIFF, WebP, BMP or raw picture from a path or from the bytes of a file.  max_pixels: larger ones
-    are refused; None: MAX_PIXELS.
+    """Reads a PNG, JPEG, TIFF, WebP, BMP or raw picture from a path or from the bytes of a file.
 
+    max_pixels: larger ones are refused; None: MAX_PIXELS.
     Of an animated or multi-page file the first picture is taken, by notice; palettes, CMYK and samples of
     less than 8 bits are converted, by notice.  Raises ImageError, in one sentence that begins with the file's
     name, for whatever is damaged, cut short, above a limit or of another kind; OSError if the file cannot be

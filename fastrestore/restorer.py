@@ -149,8 +149,8 @@ class Restorer:
 
     def way(self, source: str | os.PathLike, target: str | os.PathLike) -> str:
         """How file() works.  "pieces": into zarr, and with a model that does not look at the whole picture at once into
-        TIFF from a zarr or a large TIFF; "bands": such a model and a GeoTIFF that geo.wanted() speaks of; "slices": from
-        DICOM into DICOM; "picture": whole."""
+        TIFF from a zarr or a large TIFF; "bands": with such a model, a GeoTIFF that geo.wanted() speaks of; "slices":
+        from DICOM into DICOM; "picture": whole."""
         suffix, local = Path(target).suffix.lower(), self._runner.halo is not None
         if suffix == sources.ZARR:
             return "pieces"
