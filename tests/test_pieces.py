@@ -281,6 +281,20 @@ def test_memory_is_flat(plan, tmp_path, height, width, steps):
     assert not left
 
 
+def test_without_address_space_parts_are_lower(plan, monkeypatch):
+    def refused(*_):
+        raise OSError(errno.ENOMEM, "Cannot allocate memory")
+
+    shape = flow.Shape(20_000, 300, 3, False, np.dtype(np.uint8), (16, 16), (48, 16))
+    whole, _ = flow.columns(engine.Plan.load(plan), shape, 1, 16 << 20)
+    monkeypatch.setattr(flow.Rows, "__init__", refused)
+    parts, _ = flow.columns(engine.Plan.load(plan), shape, 1, 16 << 20)
+    assert len(whole) == 1 and len(parts) > 3
+    assert all(part.core.top % 48 == 0 for part in parts)
+    assert sum(part.core.height * part.core.width for part in parts) == 20_000 * 300
+    assert max(part.core.height for part in parts) * 300 * 3 <= 4 << 20
+
+
 def test_an_error_at_any_stage_leaves_nothing(plan, tmp_path, monkeypatch):
     source, target = tmp_path / "in.tif", tmp_path / "out.tif"
     tifffile.imwrite(source, samples(300, 200, 3, "uint8"), photometric="rgb", metadata=None, tile=(16, 16))
