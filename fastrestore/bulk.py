@@ -73,7 +73,8 @@ def batch(
     below the folder, such as "2024/*.png".  name: a result's name in `out`, of {folder}, {stem}, {suffix}; suffix:
     ".png", say, instead of the input's.  resume: leaves out what the manifest says is done, if the input, the model,
     the settings and the result are still those; overwrite: replaces results that exist.  ray: "local", or the address
-    of a Ray cluster, see cluster.py.  The other arguments are Restorer's, Restorer.file's and image.write's; threads are a worker's there.  The iterator knows its length.
+    of a Ray cluster, see cluster.py.  The other arguments are Restorer's, Restorer.file's and image.write's; threads
+    are each worker's there.  The iterator knows its length.
 
     Records: {input, output, ok, skipped, error, input_sha256, output_sha256, model_sha256, settings, path, height,
     width, sigma, seconds {reading, restoring, writing}, notices, time}.  Each is a line of out/manifest.jsonl too,

@@ -17,16 +17,26 @@ utils = pytest.importorskip("ray.cluster_utils", reason="this Ray has no cluster
 pytest.importorskip("psutil", reason="psutil is not installed")
 
 
+def _second_node(nodes, attempts: int = 3):
+    """Ray gives a node half a minute to start, which on a busy machine is not always enough."""
+    try:
+        return nodes.add_node(num_cpus=1, object_store_memory=100 << 20)
+    except Exception:
+        if attempts == 1:
+            raise
+        return _second_node(nodes, attempts - 1)
+
+
 @pytest.fixture(scope="module")
 def two_nodes(tmp_path_factory):
-    """Two nodes of one CPU each, the head without any: (cluster, the node that may be lost)."""
+    """Two nodes of one CPU each: (cluster, the one that may be lost)."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
         patch.setenv("RAY_worker_niceness", "0")  # else a busy machine starves them
         patch.setenv("PYTHONPATH", str(Path(__file__).parent.parent))
-        options = {"object_store_memory": 100 << 20, "include_dashboard": False}
-        nodes = utils.Cluster(initialize_head=True, head_node_args={"num_cpus": 1, **options})
-        lost = nodes.add_node(num_cpus=1, object_store_memory=100 << 20)
+        options = {"num_cpus": 1, "object_store_memory": 100 << 20, "include_dashboard": False}
+        nodes = utils.Cluster(initialize_head=True, head_node_args=options)
+        lost = _second_node(nodes)
         nodes.wait_for_nodes()
         yield nodes, lost
         ray.shutdown()
