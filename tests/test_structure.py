@@ -12,7 +12,7 @@ ROOT = Path(__file__).parent.parent
 NATIVE = ["base", "simd", "kernels", "cuda", "graph", "engine", "include", "capi", "python"]
 PYTHON = [
     ["errors"],
-    ["png", "tiff", "tiffwriter", "image", "metrics", "estimate"],
+    ["png", "raw", "tiff", "tiffwriter", "image", "metrics", "estimate"],
     ["triton"],
     ["ops"],
     ["layers"],
@@ -22,7 +22,7 @@ PYTHON = [
     ["planview"],
     ["sources"],
     ["sinks"],
-    ["geo"],
+    ["dicom", "geo"],
     ["flow"],
     ["pieces"],
     ["restorer"],

@@ -72,7 +72,8 @@ def _command(task: str, does: str) -> Callable[..., None]:
 
 def _targets(inputs: list[Path], output: Path) -> list[tuple[Path, Path]]:
     """(input, result) pairs.  Raises BadParameter where a result would overwrite an input or another result."""
-    folder = len(inputs) > 1 or output.is_dir() or str(output).endswith(os.sep)
+    zarr = output.suffix.lower() == ".zarr"  # a folder that is a picture
+    folder = len(inputs) > 1 or (output.is_dir() and not zarr) or str(output).endswith(os.sep)
     if not folder and not output.suffix:
         raise typer.BadParameter(f"{show_name(output)}: a result needs a suffix like .png, or be an existing folder")
     if folder and output.exists() and not output.is_dir():
