@@ -40,7 +40,7 @@ std::vector<bool> images_for_levels(const Graph& graph) {
     }
   for (size_t n = 0; n < count; ++n)
     allowed[n] = allowed[n] && read[n] && behind[n] && !nodes[n].whole && nodes[n].fold == 0 &&
-                 static_cast<int>(n) != graph.output();
+                 !graph.is_result(n);
   return allowed;
 }
 

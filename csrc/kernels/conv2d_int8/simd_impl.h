@@ -18,8 +18,9 @@ FR_INLINE Vec add_integers(Vec a, Vec b) {
 struct Int8Quads {
   static constexpr int64_t kParts = 4;
   FR_INLINE Vec multiply_add(Vec a, Vec b, Vec sum) {
-    return reinterpret_cast<Vec>(_mm512_dpbusd_epi32(reinterpret_cast<__m512i>(sum), reinterpret_cast<__m512i>(b),
-                                                     reinterpret_cast<__m512i>(a)));
+    // Of the intrinsic GCC 12 keeps the sums on the stack.
+    asm("vpdpbusd %2, %1, %0" : "+v"(sum) : "v"(b), "v"(a));
+    return sum;
   }
 };
 #endif
@@ -129,22 +130,23 @@ __attribute__((noinline)) void int8_tile(const ConvSpec& spec, const Window& win
   finish_sums(sum, spec, factors, target);
 }
 
-using Int8Tile = void(const ConvSpec&, const Window&, const float* weights, const Factors&, const Target&);
-
-template <class Math, int kVectors, int... kIndex>
-Int8Tile* int8_tile_of(int64_t pixels, std::integer_sequence<int, kIndex...>) {
-  static constexpr Int8Tile* kTiles[] = {int8_tile<Math, kIndex + 1, kVectors>...};
-  return kTiles[pixels - 1];
+template <class Math, int kVectors>
+FR_INLINE void run_int8_tile(int64_t pixels, const ConvSpec& spec, const Window& window, const float* weights,
+                             const Factors& factors, const Target& target) {
+  with_pixels<tile_pixels(kVectors)>(pixels, [&](auto count) __attribute__((always_inline)) {
+    int8_tile<Math, decltype(count)::kCount, kVectors>(spec, window, weights, factors, target);
+  });
 }
 
 template <class Math>
-FR_INLINE Int8Tile* get_int8_tile(int64_t pixels, int64_t vectors) {
+FR_INLINE void run_int8_tile(int64_t pixels, int64_t vectors, const ConvSpec& spec, const Window& window,
+                             const float* weights, const Factors& factors, const Target& target) {
   if constexpr (kMaxVectors == 4) {
-    if (vectors == 4) return int8_tile_of<Math, 4>(pixels, std::make_integer_sequence<int, tile_pixels(4)>());
-    if (vectors == 3) return int8_tile_of<Math, 3>(pixels, std::make_integer_sequence<int, tile_pixels(3)>());
+    if (vectors == 4) return run_int8_tile<Math, 4>(pixels, spec, window, weights, factors, target);
+    if (vectors == 3) return run_int8_tile<Math, 3>(pixels, spec, window, weights, factors, target);
   }
-  if (vectors == 2) return int8_tile_of<Math, 2>(pixels, std::make_integer_sequence<int, tile_pixels(2)>());
-  return int8_tile_of<Math, 1>(pixels, std::make_integer_sequence<int, tile_pixels(1)>());
+  if (vectors == 2) return run_int8_tile<Math, 2>(pixels, spec, window, weights, factors, target);
+  run_int8_tile<Math, 1>(pixels, spec, window, weights, factors, target);
 }
 
 // The band with cells in the places of floats, to be read in place (Element::f32) if bytes are cells and pixels have no
@@ -177,8 +179,8 @@ template <class Math>
       for_each_block(
           spec, cells, row, tile_pixels(size), 0, pixel_cells, patch,
           [&](int64_t x, int64_t pixels, const Window& window) {
-            get_int8_tile<Math>(pixels, size)(spec, window, weights, factors,
-                                              target_at(spec, band, row, x, first * kWidth, last_lanes));
+            run_int8_tile<Math>(pixels, size, spec, window, weights, factors,
+                                target_at(spec, band, row, x, first * kWidth, last_lanes));
           },
           [&](int64_t x, int64_t pixels) {
             if constexpr (Math::kParts == 4)
