@@ -16,10 +16,46 @@ struct alignas(64) TileConfig {
   uint8_t rows[16] = {16, 16, 16, 16, 16, 16, 16, 16};
 };
 
+// Tiles of sums that have been computed: they are finished while the matrix unit computes the next.
+struct Pending {
+  const float* sums = nullptr;
+  int64_t pixels = 0, outputs = 0;  // that are left, and vectors of channels
+  Factors factors;
+  Target target;
+};
+
+template <int kPixels, int kOutputs>
+FR_INLINE void finish_pixels(const ConvSpec& spec, Pending& pending) {
+  Vec sum[kPixels][kOutputs];
+  FR_UNROLL
+  for (int m = 0; m < kPixels; ++m) {
+    FR_UNROLL
+    for (int n = 0; n < kOutputs; ++n) sum[m][n] = load(pending.sums + (m * kOutputs + n) * kWidth);
+  }
+  finish_sums(sum, spec, pending.factors, pending.target);
+  pending.pixels -= kPixels;
+  pending.sums += kPixels * kOutputs * kWidth;
+  pending.target.out += kPixels * pending.target.out_step;
+  pending.target.residual += kPixels * pending.target.residual_step;
+}
+
+// The next few pixels, if any are left.
+__attribute__((noinline)) void finish_some(const ConvSpec& spec, Pending& pending) {
+  if (pending.pixels >= 4)
+    pending.outputs == 2 ? finish_pixels<4, 2>(spec, pending) : finish_pixels<4, 1>(spec, pending);
+  else if (pending.pixels > 0)
+    pending.outputs == 2 ? finish_pixels<1, 2>(spec, pending) : finish_pixels<1, 1>(spec, pending);
+}
+
+FR_INLINE void finish_all(const ConvSpec& spec, Pending& pending) {
+  while (pending.pixels > 0) finish_some(spec, pending);
+}
+
 // 2 tiles of pixels x kOutputs tiles of output channels, from zero: tiles 0 to 3 are sums, 4 and 5 inputs, 6 and 7
 // weights. weights_step: cells between the weights of one tile of outputs and the next.
 template <int kOutputs>
-FR_INLINE void multiply(const Window& window, const float* weights, int64_t weights_step, float* sums) {
+FR_INLINE void multiply(const ConvSpec& spec, const Window& window, const float* weights, int64_t weights_step,
+                        float* sums, Pending& pending) {
   _tile_zero(0);
   _tile_zero(2);
   if constexpr (kOutputs == 2) {
@@ -48,42 +84,17 @@ FR_INLINE void multiply(const Window& window, const float* weights, int64_t weig
         _tile_loadd(5, in + k + second, stride);
         _tile_dpbusd(2, 5, 6);
         if constexpr (kOutputs == 2) _tile_dpbusd(3, 5, 7);
+        finish_some(spec, pending);
       }
     }
   }
+  finish_all(spec, pending);
   constexpr int64_t kStride = kOutputs * 64;
   _tile_stored(0, sums, kStride);
   _tile_stored(2, sums + kTilePixels * kOutputs * kWidth, kStride);
   if constexpr (kOutputs == 2) {
     _tile_stored(1, sums + kWidth, kStride);
     _tile_stored(3, sums + kTilePixels * kOutputs * kWidth + kWidth, kStride);
-  }
-}
-
-template <int kPixels, int kOutputs>
-FR_INLINE void finish_pixels(const ConvSpec& spec, const float* sums, const Factors& factors, const Target& target) {
-  Vec sum[kPixels][kOutputs];
-  FR_UNROLL
-  for (int m = 0; m < kPixels; ++m) {
-    FR_UNROLL
-    for (int n = 0; n < kOutputs; ++n) sum[m][n] = load(sums + (m * kOutputs + n) * kWidth);
-  }
-  finish_sums(sum, spec, factors, target);
-}
-
-template <int kOutputs>
-FR_INLINE void finish_block(const ConvSpec& spec, const float* sums, const Factors& factors, int64_t pixels,
-                            Target target) {
-  constexpr int kPixels = 4;
-  for (; pixels >= kPixels; pixels -= kPixels, sums += kPixels * kOutputs * kWidth) {
-    finish_pixels<kPixels, kOutputs>(spec, sums, factors, target);
-    target.out += kPixels * target.out_step;
-    target.residual += kPixels * target.residual_step;
-  }
-  for (; pixels > 0; --pixels, sums += kOutputs * kWidth) {
-    finish_pixels<1, kOutputs>(spec, sums, factors, target);
-    target.out += target.out_step;
-    target.residual += target.residual_step;
   }
 }
 
@@ -96,9 +107,11 @@ void convolve(const PackedConv& packed, const ConvBand& band, float* workspace) 
   const int64_t weights_step = spec.kernel_h * runs * run_tiles * kTileCells;
   const int64_t vectors = (spec.out_channels + kWidth - 1) / kWidth;
   const uint8_t zero = static_cast<uint8_t>(packed.in_levels.zero);
-  float* sums = workspace;
-  float* values = sums + 2 * kAmxPixels * kWidth;  // of each pair of vectors its factors and offsets
+  constexpr int64_t kSums = 2 * kAmxPixels * kWidth;
+  float *const sums = workspace, *next = sums;  // those pending, and those being computed
+  float* values = workspace + 2 * kSums;        // of each pair of vectors its factors and offsets
   float* patch = values + 2 * vectors * kWidth;
+  Pending pending;
   const TileConfig config;
   _tile_loadconfig(&config);
   for (int64_t row = 0; row < band.rows; ++row) {
@@ -108,21 +121,20 @@ void convolve(const PackedConv& packed, const ConvBand& band, float* workspace) 
     for_each_block<true>(
         spec, cells, row, kAmxPixels, 0, pixel_cells, patch,
         [&](int64_t x, int64_t pixels, const Window& window) {
-          int64_t n = 0;
-          for (; n + 2 <= vectors; n += 2) {
-            multiply<2>(window, weights + n * weights_step, weights_step, sums);
-            const int64_t lanes = min(kWidth, spec.out_channels - (n + 1) * kWidth);
+          for (int64_t n = 0; n < vectors; n += 2) {
+            next = next == sums ? sums + kSums : sums;
+            const int64_t outputs = min(2, vectors - n);
+            if (outputs == 2)
+              multiply<2>(spec, window, weights + n * weights_step, weights_step, next, pending);
+            else
+              multiply<1>(spec, window, weights + n * weights_step, weights_step, next, pending);
+            const int64_t lanes = min(kWidth, spec.out_channels - (n + outputs - 1) * kWidth);
             factors.values = values + 2 * n * kWidth;
-            finish_block<2>(spec, sums, factors, pixels, target_at(spec, band, row, x, n * kWidth, lanes));
-          }
-          if (n < vectors) {
-            multiply<1>(window, weights + n * weights_step, weights_step, sums);
-            const int64_t lanes = min(kWidth, spec.out_channels - n * kWidth);
-            factors.values = values + 2 * n * kWidth;
-            finish_block<1>(spec, sums, factors, pixels, target_at(spec, band, row, x, n * kWidth, lanes));
+            pending = {next, pixels, outputs, factors, target_at(spec, band, row, x, n * kWidth, lanes)};
           }
         },
         [&](int64_t x, int64_t pixels) { fill_levels<uint8_t>(spec, band, row, x, pixels, zero, patch); });
+    finish_all(spec, pending);  // the next row may have other offsets
   }
   _tile_release();
 }

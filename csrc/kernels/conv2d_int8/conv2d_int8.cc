@@ -105,11 +105,11 @@ void pack_int8(const ConvSpec& spec, const ConvVariant& variant, const float* we
       std::memcpy(values + (2 + ky) * lanes + co, &sum, sizeof(sum));
     }
   }
-  // A row's factors and offsets, the patch with room for what tiles read beyond it, and a block of tiles' sums.
+  // A row's factors and offsets, the patch with room for what tiles read beyond it, and two blocks of tiles' sums.
   const int64_t pixels = tiles ? kAmxPixels : kMaxTilePixels, pixel_cells = depth / parts;
   packed->workspace_floats = 2 * lanes + checked_product(spec.kernel_h, patch_columns(spec, pixels), pixel_cells);
   if (tiles)
-    packed->workspace_floats += kAmxPixels * (2 * variant.width + spec.stride_w * pixel_cells) + 2 * kTileCells;
+    packed->workspace_floats += kAmxPixels * (4 * variant.width + spec.stride_w * pixel_cells) + 2 * kTileCells;
 }
 
 }  // namespace fr
