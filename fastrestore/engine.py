@@ -15,7 +15,6 @@ import numpy as np
 import torch
 from torch import nn
 
-from fastrestore.calibrate import calibrate
 from fastrestore.errors import MemoryBudgetError, ModelError
 from fastrestore.image import whole_file
 from fastrestore.lower import lower
@@ -245,6 +244,8 @@ def compile(
     graph = lower(module)
     if calibration is None:
         return Plan(_C.Plan(graph, "float32" if precision == "auto" else precision, isa), card)
+    from fastrestore.calibrate import calibrate  # loads OpenCV, which running a plan does not need
+
     found = calibrate(graph, isa, calibration, ranges, _C.hardware_threads())
     about = {"ranges": ranges, "images": len(found.levels), "wide": found.wide, "psnr": round(found.psnr, 2)}
     return Plan(_C.Plan(graph, precision, isa, found.levels), {**(card or {}), "int8": about})

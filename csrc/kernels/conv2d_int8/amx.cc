@@ -56,6 +56,7 @@ FR_INLINE void finish_all(const ConvSpec& spec, Pending& pending) {
 template <int kOutputs>
 FR_INLINE void multiply(const ConvSpec& spec, const Window& window, const float* weights, int64_t weights_step,
                         float* sums, Pending& pending) {
+  asm volatile("" ::: "memory");  // the patch is written: GCC 12 does not know that loading a tile reads memory
   _tile_zero(0);
   _tile_zero(2);
   if constexpr (kOutputs == 2) {
@@ -112,8 +113,8 @@ void convolve(const PackedConv& packed, const ConvBand& band, float* workspace) 
   float* values = workspace + 2 * kSums;        // of each pair of vectors its factors and offsets
   float* patch = values + 2 * vectors * kWidth;
   Pending pending;
-  const TileConfig config;
-  _tile_loadconfig(&config);
+  static constexpr TileConfig kConfig;
+  _tile_loadconfig(&kConfig);
   for (int64_t row = 0; row < band.rows; ++row) {
     for (int64_t n = 0; n < vectors; n += 2)
       make_factors(packed, band, row, n, min(2, vectors - n), values + 2 * n * kWidth);
