@@ -23,3 +23,7 @@ class MemoryBudgetError(FastrestoreError, MemoryError):
 
 class MissingDependency(FastrestoreError, ImportError):
     """An optional package is needed; the message says what to install."""
+
+
+class DeviceError(FastrestoreError, RuntimeError):
+    """The device that was asked for is not there, or this build has no kernels for it."""

@@ -201,7 +201,11 @@ struct Shape {
 template <int kIn, int kPart, int kFragments>
 constexpr Shape make_shape() {
   using C = Config<kIn, kPart, kFragments>;
-  return {kIn, kPart, C::kRows, C::kSharedBytes, run<__half, kIn, kPart, kFragments>,
+  return {kIn,
+          kPart,
+          C::kRows,
+          C::kSharedBytes,
+          run<__half, kIn, kPart, kFragments>,
           run<__nv_bfloat16, kIn, kPart, kFragments>};
 }
 

@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "engine/precision.h"
 #include "graph/graph.h"
 #include "kernels/arithmetic/arithmetic.h"
 #include "kernels/channel_attention/channel_attention.h"
@@ -13,11 +14,6 @@
 #include "kernels/window_attention/window_attention.h"
 
 namespace fr {
-
-enum class Precision : int32_t { float32, bfloat16 };  // of intermediate images and of products; sums are float32
-
-const char* precision_name(Precision precision);
-Precision parse_precision(const std::string& name);  // throws std::invalid_argument for an unknown name
 
 struct Step {
   // conv2d: one convolution. conv_transpose2d: one for each phase, row by row of the stride x stride grid.

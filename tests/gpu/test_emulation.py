@@ -46,7 +46,7 @@ def bug(request, module, tmp_path):
         source = before + "constexpr Shape kShapes[] = {make_shape<64, 64, 4>()" + rest[rest.index("};") :]
     changed = tmp_path / name
     changed.write_text(source)
-    machine = emulated.Emulation(emulated.load(emulated.build(only=changed)), emulated.H100)
+    machine = emulated.Emulation(emulated.load(emulated.build(changed)), emulated.H100)
     return machine, name, noticed
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from gpu.emulated import padded, padding_of, poisoned
+from gpu.emulated import Gpu, padded, padding_of, poisoned
 
 NAMES = {torch.float16: "float16", torch.bfloat16: "bfloat16", torch.float32: "float32"}
 TYPES = list(NAMES)
@@ -82,7 +82,8 @@ def test_gathering_a_tile(machine, channels, kind, edge):
     image, y = picture(kind, channels), poisoned((1, 13, 13, 3), torch.float32)
     rows = machine.kernels.Picture(kind, list(image.shape), image.shape[1] * channels * image.element_size())
     machine.call(
-        "gather_tile", rows, image.data_ptr(), -3, -2, edge, "float32", machine.images(y), reads=[image], writes=[y])
+        "gather_tile", rows, image.data_ptr(), -3, -2, edge, "float32", machine.images(y), reads=[image], writes=[y]
+    )
     wanted = as_float(image).permute(2, 0, 1)[None].expand(1, 3, 7, 9)
     wanted = F.pad(wanted, (2, 2, 3, 3), mode=EDGES[edge]).permute(0, 2, 3, 1)
     assert torch.equal(y, wanted)
@@ -147,7 +148,21 @@ def test_refuses(machine):
         machine.call("gate", "int8", False, machine.images(x), machine.images(x), reads=[x], writes=[])
 
 
+def test_calls_on_a_gpu_copy_there_and_back(machine):
+    """The harness of --device cuda, on copies that stay on the host."""
+    if isinstance(machine, Gpu):
+        pytest.skip("the emulation stands for the GPU here")
+    machine.module.announce([(0, 2**63, True)])
+    gpu = Gpu(machine.kernels, copy=torch.Tensor.clone)
+    x, y = padded(sample((1, 4, 5, 6), torch.float32)), poisoned((1, 4, 5, 3), torch.float32)
+    before = x.clone()
+    gpu.call("gate", "float32", False, gpu.images(x), gpu.images(y), reads=[x], writes=[y])
+    assert torch.equal(y, before[..., :3] * before[..., 3:]) and torch.equal(x, before)
+
+
 def test_the_emulation_sees_memory_that_was_not_announced(machine):
+    if isinstance(machine, Gpu):
+        pytest.skip("only the emulation checks bounds")
     x, y = torch.zeros(1, 4, 4, 16), torch.zeros(1, 4, 4, 8)
     with pytest.raises(RuntimeError, match="global read out of bounds"):
         machine.call("gate", "float32", False, machine.images(x), machine.images(y), reads=[], writes=[y])
