@@ -7,7 +7,7 @@ import json
 import os
 import platform
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -65,8 +65,9 @@ class Plan:
     """A compiled module.  Immutable; sessions of several threads share it.
 
     channels: of input and output.  takes_sigma: whether a run is given a noise level.  halo: pixels that an output
-    pixel looks, each way; None: at the whole picture.  multiple_of: each side of a picture is padded to it.  isa and
-    precision: how it computes.
+    pixel looks, each way; None: at the whole picture.  multiple_of: each side of a picture is padded to it.  grid:
+    windows that begin at multiples of it have the whole picture's bits.  isa and precision: how it computes.
+    states: (channels, stride) of what a session keeps from one picture to the next; empty for most models.
     card: what is known of the model (name, task, licence and so on); it is saved with the plan.
     """
 
@@ -76,6 +77,8 @@ class Plan:
         self.takes_sigma: bool = plan.takes_sigma
         self.halo: int | None = None if plan.sees_everything else plan.halo
         self.multiple_of: int = plan.multiple_of
+        self.grid: int = plan.grid
+        self.states: list[tuple[int, int]] = plan.states
         self.isa: str = plan.isa
         self.precision: str = plan.precision
         self.card: dict[str, Any] = dict(card or {})
@@ -157,6 +160,7 @@ class Session:
 
     def __init__(self, plan: Plan, threads: int, memory: int):
         self.plan, self.threads, self.memory = plan, threads, memory
+        self.halo = plan.halo
         self._session = _C.Session(plan._plan, threads, memory)
         self.report: _C.RunReport | None = None  # of the last run: strips, band, working_bytes, non_finite
 
@@ -169,6 +173,25 @@ class Session:
             "threads": self.threads,
             "memory": self.memory,
         }
+
+    def reset(self) -> None:
+        """Forgets the pictures before, where the plan has states; a picture of another size does so too."""
+        self._session.reset()
+
+    @property
+    def states(self) -> list[np.ndarray | None]:
+        """A copy of each state, [H, W, channels] float32 at its stride of the padded picture, as the last run left it;
+        None before the first run and after reset.  Assigning others (warped to the next picture, say) replaces them;
+        None begins anew.  Raises ValueError for another number of states or channels."""
+        return [self._session.state(number) for number in range(len(self.plan.states))]
+
+    @states.setter
+    def states(self, images: Sequence[np.ndarray | None]) -> None:
+        if len(images) != len(self.plan.states):
+            raise ValueError(f"the plan has {len(self.plan.states)} states, got {len(images)}")
+        for number, (image, (channels, _)) in enumerate(zip(images, self.plan.states, strict=True)):
+            empty = np.empty((0, 0, channels), np.float32)
+            self._session.set_state(number, empty if image is None else np.ascontiguousarray(image, np.float32))
 
     def working_bytes(self, height: int, width: int) -> int:
         """What a run of this size allocates beyond input and output.  Raises MemoryBudgetError if over budget."""
@@ -230,6 +253,8 @@ class CudaSession(Session):
 def compile(module: nn.Module, precision: str = "auto", isa: str = "", card: Mapping[str, Any] | None = None) -> Plan:
     """Compiles a module that maps an image [N, C, H, W], or image and sigma, to an image of the same shape.
 
+    A recurrent module names its `states`, a list of (channels, stride): it takes them, [N, channels, H / stride, W /
+    stride], as its last arguments, and returns (result, *their successors).  Its sessions keep them; see Session.reset.
     precision: "float32" (also "auto"), or "bfloat16": what convolutions read is rounded to 8 significant bits, sums
     are float32, picture and result stay float32.  isa: forces an instruction set, as FASTRESTORE_ISA does.
     card: what the plan says of the model, values that JSON can hold.

@@ -160,7 +160,6 @@ struct OpenSession {
   RunReport report;  // of the last run; kept so that the next one need not allocate it
   std::atomic<bool> busy{false};
 };
-};
 
 // Never destroyed: other threads may still use them while the process exits.
 Handles<LoadedPlan>& plans() {
@@ -351,6 +350,14 @@ fr_status fr_session_create(const fr_plan* plan, const fr_session_options* optio
 fr_status fr_session_free(fr_session* session) {
   return guarded([&] {
     if (session != nullptr && !sessions().remove(session)) live(sessions(), session, "session");
+  });
+}
+
+fr_status fr_session_reset(fr_session* session) {
+  return guarded([&] {
+    const std::shared_ptr<OpenSession> opened = live(sessions(), session, "session");
+    if (opened->busy) fail(FR_BUSY, "the session is running already");
+    if (opened->cpu) opened->cpu->reset();  // a GPU's sessions keep nothing from picture to picture
   });
 }
 

@@ -25,8 +25,8 @@ void window_attention_images(const AttentionImages& a, int threads) {
     const int64_t first = std::max<int64_t>(y, 0), last = std::min(y + a.side, a.height);
     const float* in[kMostWindow];
     float* out[kMostWindow];
-    AttentionWindow window{in, 3 * channels, out, channels, last - first, 0, a.side, a.heads, a.head_channels,
-                           bias.data()};
+    AttentionWindow window{in, 3 * channels, out,     channels,        last - first,
+                           0,  a.side,       a.heads, a.head_channels, bias.data()};
     for (int64_t x = 0; x < a.width; x += window.columns) {
       window.columns = std::min(window_at(grid, x).end, a.width) - x;
       for (int64_t row = first; row < last; ++row) {

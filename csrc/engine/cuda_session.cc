@@ -68,6 +68,8 @@ void CudaSession::check_nodes() {
   grid_ = graph_->multiple_of();
   for (size_t n = 0; n < graph_->nodes().size(); ++n) {
     const Node& node = this->node(n);
+    if (node.op == Op::state || node.op == Op::warp)
+      throw std::invalid_argument(std::string("session: no GPU kernel computes ") + op_name(node.op));
     if (node.op == Op::window_attention) {
       const int64_t depth = node.channels / node.heads;
       if (node.window > kLargestWindow || depth > kMostHeadChannels || depth % 2 != 0)
@@ -232,8 +234,10 @@ void CudaSession::compute(size_t n, const Layout& layout, const RunOptions& opti
   const auto sums = [&](size_t which) { return reinterpret_cast<float*>(arena_.data() + layout.offset[which]); };
   PixelOperation operation;
   switch (node.op) {
-    case Op::input:
-      return;  // gathered by run
+    case Op::input:  // gathered by run
+    case Op::state:  // refused by check_nodes
+    case Op::warp:
+      return;
     case Op::conv2d:
     case Op::conv_transpose2d:
       return convolve(n, layout);

@@ -9,14 +9,15 @@
 namespace fr {
 namespace {
 
-// A band of every layer should hold this many pixels per thread: its packed weights come from a far cache, and must serve
-// that often before they leave the near one. For 4 x 4 tiles of 3x3 convolutions: 48 tiles instead of 16 were 1.7 times
-// as fast at 144 channels; 256 instead of 64, 1.04 to 1.13 times at 64 and 96. Products of bfloat16 are done sooner, and
-// want the rows nearer. Wide layers are the coarse ones, whose bands are many rows of the fine ones: DRUNet lost a tenth
-// with more. The weights of 1x1 convolutions are a ninth, and what they read and write is what the cache is for.
+// A band of every layer should hold this many pixels per thread: its packed weights come from a far cache, and must
+// serve that often before they leave the near one. For 4 x 4 tiles of 3x3 convolutions: 48 tiles instead of 16 were 1.7
+// times as fast at 144 channels; 256 instead of 64, 1.04 to 1.13 times at 64 and 96. Products of bfloat16 are done
+// sooner, and want the rows nearer. Wide layers are the coarse ones, whose bands are many rows of the fine ones: DRUNet
+// lost a tenth with more. The weights of 1x1 convolutions are a ninth, and what they read and write is what the cache
+// is for.
 int64_t pixels_per_thread(const Plan& plan, const ConvSpec& spec) {
   const int64_t weights = spec.in_channels / spec.groups * spec.out_channels, taps = spec.kernel_h * spec.kernel_w;
-  if (taps == 1 || spec.groups > 1) return std::min<int64_t>(weights * taps / 36, 512);
+  if (taps < 9 || spec.groups > 1) return std::min<int64_t>(weights * taps / 36, 256);
   if (weights > 96 * 96) return 1024;
   return plan.precision() == Precision::bfloat16 ? 2048 : 4096;
 }
@@ -37,8 +38,9 @@ int64_t preferred_band(const Plan& plan, int64_t width, int threads) {
   return round_up(band, plan.grid());
 }
 
-// The rows that each node may add in a round. Where images are held whole, a coarse layer need not wait for the fine ones
-// to read on: each takes what suits the layers of its own size, less by as much as the band is below the preferred one.
+// The rows that each node may add in a round. Where images are held whole, a coarse layer need not wait for the fine
+// ones to read on: each takes what suits the layers of its own size, less by as much as the band is below the preferred
+// one.
 std::vector<int64_t> shares(const Plan& plan, int64_t width, int threads, int64_t band, int64_t preferred) {
   std::vector<int64_t> share(plan.size());
   std::map<int64_t, int64_t> most;  // by stride
@@ -48,9 +50,9 @@ std::vector<int64_t> shares(const Plan& plan, int64_t width, int threads, int64_
   }
   for (size_t n = 0; n < plan.size(); ++n) {
     const int64_t stride = plan.node(n).stride;
-    share[n] = plan.graph().sees_everything() ? round_up(std::max<int64_t>(1, most[stride] * band / preferred),
-                                                         plan.step(n).row_grid)
-                                              : band / stride;
+    share[n] = plan.graph().sees_everything()
+                   ? round_up(std::max<int64_t>(1, most[stride] * band / preferred), plan.step(n).row_grid)
+                   : band / stride;
   }
   return share;
 }
@@ -82,22 +84,21 @@ int64_t resized_rows(const Node& node, int64_t have) {
   return rows;
 }
 
-// Whether a node's ring may lie where another's was: sigma's plane is filled before all rounds, the output is read after
-// each, and a convolution leaves what lies beyond its channels as it was.
+// Whether a node's ring may lie where another's was: sigma's plane is filled before all rounds, the output is read
+// after each, and a convolution leaves what lies beyond its channels as it was.
 bool may_share(const Plan& plan, size_t n) {
   const Op op = plan.node(n).op;
-  const bool convolution = op == Op::conv2d || op == Op::conv_transpose2d || op == Op::input;
-  return op != Op::sigma_plane && n != static_cast<size_t>(plan.graph().output()) &&
-         (!convolution || plan.node(n).channels == plan.step(n).pitch);
+  const bool own_channels = op == Op::conv2d || op == Op::conv_transpose2d || op == Op::input || op == Op::state;
+  return op != Op::sigma_plane && !plan.graph().is_result(n) &&
+         (!own_channels || plan.node(n).channels == plan.step(n).pitch);
 }
 
 // The rows each node must hold when every round adds up to `share` rows of each: run the schedule on counters.
 std::vector<HeldRows> held_rows(const Plan& plan, int64_t height, const std::vector<int64_t>& share) {
   const size_t count = plan.size();
-  const size_t output = static_cast<size_t>(plan.graph().output());
   std::vector<int64_t> rows(count, 0), before(count, 0), kept_from(count, 0);
   std::vector<HeldRows> held(count);
-  for (size_t round = 0; rows[output] < height; ++round) {
+  for (size_t round = 0; !all_done(plan, rows, height); ++round) {
     before = rows;
     for (size_t n = 0; n < count; ++n) {
       rows[n] = next_rows(plan, n, rows, height, share[n]);
@@ -109,7 +110,8 @@ std::vector<HeldRows> held_rows(const Plan& plan, int64_t height, const std::vec
       }
       if (plan.node(n).op == Op::sigma_plane) continue;
       // Those that consumers have not yet done with when this node's turn comes: their turn is later.
-      const int64_t first = n == output ? before[n] : first_row_kept(plan, n, before, height);
+      int64_t first = first_row_kept(plan, n, before, height);
+      if (plan.graph().is_result(n)) first = std::min(first, before[n]);
       held[n].all = std::max(held[n].all, rows[n] - std::min(first, before[n]));
     }
     for (size_t n = 0; n < count; ++n) {
@@ -134,6 +136,10 @@ std::vector<HeldRows> held_rows(const Plan& plan, int64_t height, const std::vec
 std::vector<Interval> strip_columns(const Plan& plan, Interval core, int64_t width) {
   std::vector<Interval> columns(plan.size());
   columns[static_cast<size_t>(plan.graph().output())] = core;
+  for (const State& state : plan.graph().states()) {
+    const size_t next = static_cast<size_t>(state.next);
+    columns[next] = hull(columns[next], {core.begin / plan.node(next).stride, core.end / plan.node(next).stride});
+  }
   for (size_t n = plan.size(); n-- > 0;) {
     const Node& node = plan.node(n);
     Interval& own = columns[n];
@@ -147,9 +153,8 @@ std::vector<Interval> strip_columns(const Plan& plan, Interval core, int64_t wid
       const size_t input = static_cast<size_t>(node.inputs[i]);
       if (node.op == Op::sigma_plane) continue;
       const Interval output = is_residual(node, i) ? own : cells;
-      columns[input] =
-          hull(columns[input],
-               read_inside(node, i, output, Axis::columns, extent(plan.node(input), Axis::columns, width)));
+      columns[input] = hull(
+          columns[input], read_inside(node, i, output, Axis::columns, extent(plan.node(input), Axis::columns, width)));
     }
   }
   return columns;
@@ -228,7 +233,7 @@ void place_rings(const Plan& plan, int threads, Layout& layout) {
 int64_t rows_possible(const Plan& plan, size_t n, const std::vector<int64_t>& rows, int64_t height) {
   const Node& node = plan.node(n);
   const int64_t all = node_height(plan, n, height);
-  if (node.op == Op::input || node.op == Op::sigma_plane) return all;
+  if (node.op == Op::input || node.op == Op::sigma_plane || node.op == Op::state) return all;
   int64_t ready = all;
   for (size_t i = 0; i < node.inputs.size(); ++i) {
     const size_t input = static_cast<size_t>(node.inputs[i]);
@@ -263,6 +268,9 @@ int64_t rows_possible(const Plan& plan, size_t n, const std::vector<int64_t>& ro
         case Op::partial_gram:
           possible = have / node.fold;
           break;
+        case Op::warp:
+          possible = i == 0 ? 0 : have;
+          break;
         case Op::mean:
         case Op::channel_softmax:
           possible = 0;
@@ -275,6 +283,7 @@ int64_t rows_possible(const Plan& plan, size_t n, const std::vector<int64_t>& ro
         case Op::affine:
         case Op::activate:
         case Op::input:
+        case Op::state:
         case Op::sigma_plane:
           break;
       }
@@ -326,6 +335,8 @@ int64_t first_row_needed(const Plan& plan, size_t n, size_t which, int64_t done,
     case Op::partial_sum:
     case Op::partial_gram:
       return done * node.fold;
+    case Op::warp:
+      return which == 0 ? 0 : done;
     case Op::window_attention:
     case Op::mean:
     case Op::channel_softmax:
@@ -337,9 +348,29 @@ int64_t first_row_needed(const Plan& plan, size_t n, size_t which, int64_t done,
     case Op::affine:
     case Op::activate:
     case Op::input:
+    case Op::state:
       break;
   }
   return done;
+}
+
+bool all_done(const Plan& plan, const std::vector<int64_t>& rows, int64_t height) {
+  const auto done = [&](int n) {
+    return rows[static_cast<size_t>(n)] >= node_height(plan, static_cast<size_t>(n), height);
+  };
+  const std::vector<State>& states = plan.graph().states();
+  return done(plan.graph().output()) &&
+         std::all_of(states.begin(), states.end(), [&](State state) { return done(state.next); });
+}
+
+int64_t state_bytes(const Plan& plan, int64_t height, int64_t width) {
+  int64_t bytes = 0;
+  for (const State& state : plan.graph().states()) {
+    const Node& node = plan.node(static_cast<size_t>(state.now));
+    bytes += 2 * checked_product(extent(node, Axis::rows, height), extent(node, Axis::columns, width), node.channels,
+                                 sizeof(float));
+  }
+  return bytes;
 }
 
 bool rows_may_pass(const Plan& plan, size_t n) {
@@ -349,7 +380,7 @@ bool rows_may_pass(const Plan& plan, size_t n) {
   if (!by_pointers(n) || plan.node(n).channels != plan.step(n).pitch || plan.consumers(n).empty()) return false;
   for (const Consumer& consumer : plan.consumers(n))
     if (!by_pointers(consumer.node)) return false;
-  return n != static_cast<size_t>(plan.graph().output());
+  return !plan.graph().is_result(n);
 }
 
 int64_t first_row_kept(const Plan& plan, size_t n, const std::vector<int64_t>& rows, int64_t height) {
@@ -368,6 +399,7 @@ Layout make_layout(const Plan& plan, int64_t height, int64_t width, int threads,
   Layout layout;
   layout.height = round_up(height, multiple);
   layout.width = round_up(width, multiple);
+  layout.state_bytes = state_bytes(plan, layout.height, layout.width);
   const int64_t largest = std::min(preferred_band(plan, layout.width, threads), round_up(layout.height, grid));
   std::vector<int64_t> bands{largest};  // the preferred first
   while (bands.back() > grid) bands.push_back(std::max(grid, round_up(bands.back() / 2, grid)));
@@ -382,11 +414,11 @@ Layout make_layout(const Plan& plan, int64_t height, int64_t width, int threads,
       if (held[i].empty()) held[i] = held_rows(plan, layout.height, layout.share);
       layout.held = held[i];
       place_rings(plan, threads, layout);
-      if (layout.arena_bytes <= budget) return layout;
+      if (layout.arena_bytes + layout.state_bytes <= budget) return layout;
     }
     if (count == cells) break;
   }
-  throw MemoryBudgetExceeded(budget, layout.arena_bytes);
+  throw MemoryBudgetExceeded(budget, layout.arena_bytes + layout.state_bytes);
 }
 
 }  // namespace fr

@@ -42,6 +42,7 @@ struct Layout {
   std::vector<Strip> strips;
   int64_t arena_bytes = 0;  // all rings, the passing rows, then one workspace for each thread
   int64_t ring_bytes = 0, workspace_offset = 0;
+  int64_t state_bytes = 0;  // beside the arena: each state, and its successor
 };
 
 // How many rows of node n can be complete, given those of its inputs (`rows`, by node).
@@ -53,6 +54,9 @@ int64_t rows_possible(const Plan& plan, size_t n, const std::vector<int64_t>& ro
 // Rows complete after the next step: what is ready, but no more than the node's share, so that no ring overflows
 // when the last rows of the picture set all nodes free at once.
 int64_t next_rows(const Plan& plan, size_t n, const std::vector<int64_t>& rows, int64_t height, int64_t share);
+
+// Whether every row of the output and of the states' successors is complete.
+bool all_done(const Plan& plan, const std::vector<int64_t>& rows, int64_t height);
 
 // The first row of input number `which` that node n still needs when its rows [0, done) are complete.
 int64_t first_row_needed(const Plan& plan, size_t n, size_t which, int64_t done, int64_t height);

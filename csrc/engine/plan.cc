@@ -94,6 +94,8 @@ Plan::Plan(Graph graph, Precision precision, Isa isa)
       steps_(graph_.nodes().size()),
       consumers_(steps_.size()) {
   if (graph_.output() < 0) throw std::invalid_argument("plan: the graph has no output");
+  for (const State& state : graph_.states())
+    if (state.next < 0) throw std::invalid_argument("plan: a state has no successor");
   if (precision == Precision::bfloat16) choose_elements();
   for (size_t n = 0; n < steps_.size(); ++n)
     for (size_t i = 0; i < graph_.nodes()[n].inputs.size(); ++i)
@@ -169,8 +171,9 @@ Plan::Plan(Graph graph, Precision precision, Isa isa)
     workspace_floats_ = std::max(workspace_floats_, floats);
   }
   shift_row_grids();
-  row_kernels_ = {get_activation(isa), &get_arithmetic(isa),  get_pool(isa),             get_resize(isa),
-                  get_layer_norm(isa), get_partial_sum(isa), get_window_attention(isa), &get_channel_attention(isa)};
+  row_kernels_ = {get_activation(isa),       &get_arithmetic(isa),        get_pool(isa),
+                  get_resize(isa),           get_layer_norm(isa),         get_partial_sum(isa),
+                  get_window_attention(isa), &get_channel_attention(isa), get_warp(isa)};
 }
 
 // Every node's lag, when the picture has been read down to a row far from its edges that all grids share.
@@ -179,7 +182,7 @@ void Plan::shift_row_grids() {
   std::vector<int64_t> rows(steps_.size(), 0);
   for (size_t n = 0; n < steps_.size(); ++n) {
     const Node& node = graph_.nodes()[n];
-    rows[n] = node.op == Op::input ? far : rows_possible(*this, n, rows, 2 * far);
+    rows[n] = node.op == Op::input || node.op == Op::state ? far / node.stride : rows_possible(*this, n, rows, 2 * far);
     const int64_t lag = std::max<int64_t>(0, extent(node, Axis::rows, far) - rows[n]);
     if (node.op == Op::conv2d) steps_[n].row_shift = lag % steps_[n].row_grid;
   }
@@ -188,12 +191,17 @@ void Plan::shift_row_grids() {
 // bfloat16 is for what convolutions read. The picture, the result and what leads to it without another convolution
 // stay float32: the residual of a whole network would lose more than all of its products.
 void Plan::choose_elements() {
-  const size_t count = steps_.size(), output = static_cast<size_t>(graph_.output());
+  const size_t count = steps_.size();
+  std::vector<bool> pinned(count, false);  // a warped image's rows are read where they lie, and shares of pixels add up
+  for (const Node& node : graph_.nodes())
+    if (node.op == Op::warp)
+      for (int input : node.inputs) pinned[static_cast<size_t>(input)] = true;
   std::vector<bool> keep(count, true);  // float32, unless a consumer that comes later says otherwise
   for (size_t n = count; n-- > 0;) {
     const Node& node = graph_.nodes()[n];
-    if (node.op == Op::input || node.op == Op::sigma_plane || n == output) keep[n] = true;
-    if (node.fold > 0 || node.op == Op::channel_softmax) keep[n] = true;
+    if (node.op == Op::input || node.op == Op::sigma_plane || node.op == Op::state || graph_.is_result(n))
+      keep[n] = true;
+    if (node.fold > 0 || node.op == Op::channel_softmax || node.op == Op::warp || pinned[n]) keep[n] = true;
     if (!keep[n]) steps_[n].element = Element::bf16;
     const bool convolution = node.op == Op::conv2d || node.op == Op::conv_transpose2d;
     for (size_t i = 0; i < node.inputs.size(); ++i)

@@ -11,6 +11,7 @@
 #include "kernels/channel_attention/channel_attention.h"
 #include "kernels/layer_norm/layer_norm.h"
 #include "kernels/partial_sum/partial_sum.h"
+#include "kernels/warp/warp.h"
 #include "kernels/window_attention/window_attention.h"
 
 namespace fr {
@@ -30,7 +31,7 @@ struct Step {
   // affine: scales, then shifts; prelu: slopes. By channel, repeated up to a multiple of pitch and vector.
   // window_attention: the biases by pixel.
   std::vector<float> table;
-  int64_t scratch = 0;  // floats that a piece of a row operator needs beside its images
+  int64_t scratch = 0;           // floats that a piece of a row operator needs beside its images
   std::vector<ResizeTaps> taps;  // resize: of each phase
 };
 
@@ -49,6 +50,7 @@ struct RowKernels {
   PartialSumFn* partial_sum;
   WindowAttentionFn* window_attention;
   const ChannelAttentionKernels* channel_attention;
+  WarpFn* warp;
 };
 
 class Plan {

@@ -6,7 +6,8 @@
 
 namespace fr {
 
-// Where a row operator finds an image, as floats unless `element` says otherwise: its ring of rows, or a piece of it copied to scratch.
+// Where a row operator finds an image, as floats unless `element` says otherwise: its ring of rows, or a piece of it
+// copied to scratch.
 struct FloatRows {
   char* base = nullptr;
   int64_t rows = 1;  // that lie there; row y is row (y - first_row) % rows

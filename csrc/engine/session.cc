@@ -32,7 +32,7 @@ Session::Session(std::shared_ptr<const Plan> plan, int threads, int64_t memory)
 RunReport Session::preview(int64_t height, int64_t width) const {
   check_picture_size(height, width);
   const Layout layout = make_layout(*plan_, height, width, threads_, memory_);
-  return {0, static_cast<int64_t>(layout.strips.size()), layout.band, layout.arena_bytes, {}};
+  return {0, static_cast<int64_t>(layout.strips.size()), layout.band, layout.arena_bytes + layout.state_bytes, {}};
 }
 
 void Session::prepare(int64_t height, int64_t width) {
@@ -55,6 +55,7 @@ void Session::prepare(int64_t height, int64_t width) {
   }
   kept_.reserve(plan_->size());
   rows_.reserve(plan_->size());
+  before_.reserve(plan_->size());
   after_.reserve(plan_->size());
   in_pointers_.reserve(static_cast<size_t>(2 * most + 256));
   residual_pointers_.reserve(static_cast<size_t>(most));
@@ -76,10 +77,85 @@ void Session::run(const Picture& picture, const RunOptions& options, RunReport& 
   report.non_finite = 0;
   report.strips = static_cast<int64_t>(layout_.strips.size());
   report.band = layout_.band;
-  report.working_bytes = arena_.bytes();
+  report.working_bytes = arena_.bytes() + layout_.state_bytes;
   report.seconds.assign(plan_->size() + 1, 0.0);
+  prepare_states();
   for (size_t s = 0; s < layout_.strips.size(); ++s)
     run_strip(layout_.strips[s], picture, options, static_cast<int64_t>(s), report);
+  states_.swap(next_states_);  // a run that did not come to its end changes nothing
+}
+
+void Session::reset() {
+  std::lock_guard<std::mutex> lock(running_);
+  for (StateImage& state : states_) state.height = 0;
+}
+
+StateImage Session::state(size_t number) {
+  std::lock_guard<std::mutex> lock(running_);
+  if (number >= plan_->graph().states().size())
+    throw std::invalid_argument("session: there is no state " + std::to_string(number));
+  return number < states_.size() && states_[number].height > 0 ? states_[number] : StateImage{};
+}
+
+void Session::set_state(size_t number, StateImage image) {
+  std::lock_guard<std::mutex> lock(running_);
+  const std::vector<State>& states = plan_->graph().states();
+  if (number >= states.size()) throw std::invalid_argument("session: there is no state " + std::to_string(number));
+  const int64_t channels = plan_->node(static_cast<size_t>(states[number].now)).channels;
+  if (image.channels != channels ||
+      static_cast<int64_t>(image.values.size()) != checked_product(image.height, image.width, channels))
+    throw std::invalid_argument("session: state " + std::to_string(number) + " has " + std::to_string(channels) +
+                                " channels, the given image " + std::to_string(image.channels));
+  states_.resize(states.size());
+  states_[number] = std::move(image);
+}
+
+// Makes states that there are not yet, or not of this size, zero; room for their successors.
+void Session::prepare_states() {
+  const std::vector<State>& states = plan_->graph().states();
+  states_.resize(states.size());
+  next_states_.resize(states.size());
+  for (size_t i = 0; i < states.size(); ++i) {
+    const Node& node = plan_->node(static_cast<size_t>(states[i].now));
+    const int64_t height = extent(node, Axis::rows, layout_.height), width = extent(node, Axis::columns, layout_.width);
+    const size_t values = static_cast<size_t>(checked_product(height, width, node.channels));
+    if (states_[i].height != height || states_[i].width != width) states_[i] = {height, width, node.channels, {}};
+    if (states_[i].values.size() != values) states_[i].values.assign(values, 0.0f);
+    if (next_states_[i].values.size() != values) next_states_[i].values.assign(values, 0.0f);
+    next_states_[i].height = height;
+    next_states_[i].width = width;
+    next_states_[i].channels = node.channels;
+  }
+}
+
+void Session::read_state(const Strip& strip, size_t n, int64_t begin, int64_t end) {
+  size_t number = 0;
+  while (plan_->graph().states()[number].now != static_cast<int>(n)) ++number;
+  const StateImage& state = states_[number];
+  const Interval columns = strip.columns[n];
+  const int64_t pitch = plan_->step(n).pitch;
+  const size_t bytes = static_cast<size_t>(state.channels) * sizeof(float);
+  for (int64_t y = begin; y < end && !columns.empty(); ++y) {
+    const float* from = state.values.data() + (y * state.width + columns.begin) * state.channels;
+    float* to = reinterpret_cast<float*>(row(n, y));
+    for (int64_t x = 0; x < columns.size(); ++x) std::memcpy(to + x * pitch, from + x * state.channels, bytes);
+  }
+}
+
+// Keeps the rows of the states' successors that were added since `before`, in the strip's own columns.
+void Session::write_states(const Strip& strip, const std::vector<int64_t>& before) {
+  for (size_t i = 0; i < next_states_.size(); ++i) {
+    const size_t n = static_cast<size_t>(plan_->graph().states()[i].next);
+    StateImage& state = next_states_[i];
+    const int64_t stride = plan_->node(n).stride, first = strip.core.begin / stride, end = strip.core.end / stride;
+    const int64_t pitch = plan_->step(n).pitch;
+    const size_t bytes = static_cast<size_t>(state.channels) * sizeof(float);
+    for (int64_t y = before[n]; y < rows_[n]; ++y) {
+      const float* from = reinterpret_cast<const float*>(row(n, y)) + (first - strip.columns[n].begin) * pitch;
+      float* to = state.values.data() + (y * state.width + first) * state.channels;
+      for (int64_t x = 0; x < end - first; ++x) std::memcpy(to + x * state.channels, from + x * pitch, bytes);
+    }
+  }
 }
 
 void Session::run_strip(const Strip& strip, const Picture& picture, const RunOptions& options, int64_t strip_number,
@@ -92,8 +168,9 @@ void Session::run_strip(const Strip& strip, const Picture& picture, const RunOpt
     if (plan_->node(n).op == Op::sigma_plane)
       std::fill_n(reinterpret_cast<float*>(row(n, 0)), strip.columns[n].size() * plan_->step(n).pitch,
                   options.sigma.value_or(0.0f) * plan_->node(n).sigma_scale);
-  while (rows[output] < layout_.height) {
+  while (!all_done(*plan_, rows, layout_.height)) {
     const int64_t written = rows[output];
+    before_ = rows;
     after_ = rows;
     for (size_t n = 0; n < plan_->size(); ++n)
       after_[n] = next_rows(*plan_, n, after_, layout_.height, layout_.share[n]);
@@ -109,6 +186,8 @@ void Session::run_strip(const Strip& strip, const Picture& picture, const RunOpt
       if (rows_may_pass(*plan_, n)) place_rows(n, rows[n], next);
       if (plan_->node(n).op == Op::input)
         read_rows(strip, picture, rows[n], next);
+      else if (plan_->node(n).op == Op::state)
+        read_state(strip, n, rows[n], next);
       else
         compute(strip, n, rows[n], next);
       fill_margins(strip, n, rows[n], next);
@@ -116,6 +195,7 @@ void Session::run_strip(const Strip& strip, const Picture& picture, const RunOpt
       spent_in(n);
     }
     report.non_finite += write_rows(strip, picture, options, written, rows[output]);
+    write_states(strip, before_);
     spent_in(plan_->size());
     const double share =
         (static_cast<double>(strip_number) + static_cast<double>(rows[output]) / static_cast<double>(layout_.height)) /
@@ -207,7 +287,8 @@ float* Session::enter_piece(const Strip& strip, size_t n, Piece& piece, float* s
     const Interval all = strip.columns[input];
     Interval rows = needed(node, i, {piece.begin, piece.end}, Axis::rows);
     Interval columns = needed(node, i, {piece.x_begin, piece.x_end}, Axis::columns);
-    rows = {std::max<int64_t>(rows.begin, 0), std::min(rows.end, extent(plan_->node(input), Axis::rows, layout_.height))};
+    rows = {std::max<int64_t>(rows.begin, 0),
+            std::min(rows.end, extent(plan_->node(input), Axis::rows, layout_.height))};
     columns = {std::max(columns.begin, all.begin), std::min(columns.end, all.end)};
     take(view, rows, columns);
     for (int64_t y = rows.begin; y < rows.end; ++y)
@@ -292,7 +373,8 @@ void Session::fill_margins(const Strip& strip, size_t n, int64_t begin, int64_t 
   const Step& step = plan_->step(n);
   const Interval columns = strip.columns[n];
   if (step.margin == 0 || columns.empty()) return;
-  const int64_t width = extent(plan_->node(n), Axis::columns, layout_.width), pixel = step.pitch * element_bytes(step.element);
+  const int64_t width = extent(plan_->node(n), Axis::columns, layout_.width),
+                pixel = step.pitch * element_bytes(step.element);
   const int64_t last = plan_->node(n).op == Op::sigma_plane ? std::min(end, begin + 1) : end;  // it has one row
   for (int64_t y = begin; y < last; ++y) {
     char* start = row(n, y) - columns.begin * pixel;  // of column 0

@@ -13,7 +13,8 @@ constexpr int64_t kMaxStride = 1 << 10;
 // With these bounds even a graph from a hostile file has its halo and layout computed within seconds.
 constexpr size_t kMaxNodes = 20'000;
 constexpr size_t kMaxInputs = 100'000;  // of all nodes together
-constexpr int64_t kEverything = int64_t{1} << 40;  // a reach beyond every image
+constexpr size_t kMostStates = 64;
+constexpr int64_t kMaxPairs = int64_t{1} << 26;  // of pixels of a window, in all heads: each has a bias in memory
 
 void require(bool fine, const std::string& message) {
   if (!fine) throw std::invalid_argument(message);
@@ -49,9 +50,7 @@ void check_channels(const Node& node, Channels part, const std::string& op) {
               std::to_string(node.channels));
 }
 
-bool same_size(const Node& a, const Node& b) {
-  return a.stride == b.stride && a.whole == b.whole && a.fold == b.fold;
-}
+bool same_size(const Node& a, const Node& b) { return a.stride == b.stride && a.whole == b.whole && a.fold == b.fold; }
 
 // A node of the same size as another.
 Node sized_like(const Node& other, Op op, std::vector<int> inputs) {
@@ -128,6 +127,10 @@ const char* op_name(Op op) {
       return "channel_softmax";
     case Op::mix:
       return "mix";
+    case Op::state:
+      return "state";
+    case Op::warp:
+      return "warp";
   }
   return "";
 }
@@ -322,8 +325,7 @@ int Graph::add(int a, int b, float scale_a, float scale_b) {
 int Graph::multiply(int a, int b, Channels of_a, Channels of_b) {
   check_channels(at(a), of_a, "multiply");
   check_channels(at(b), of_b, "multiply");
-  require((same_size(at(a), at(b)) || at(b).whole) &&
-              (of_a.count == of_b.count || of_a.count == 1 || of_b.count == 1),
+  require((same_size(at(a), at(b)) || at(b).whole) && (of_a.count == of_b.count || of_a.count == 1 || of_b.count == 1),
           "multiply: operands of different shapes");
   Node node = sized_like(at(a), Op::multiply, {a, b});
   if (at(b).whole && !at(a).whole) node.broadcast = 1;
@@ -416,11 +418,13 @@ int Graph::mean(int partial) {
 int Graph::window_attention(int x, int64_t heads, int64_t window, int64_t shift, std::vector<float> bias) {
   require_image(at(x), "window_attention");
   Node node = sized_like(at(x), Op::window_attention, {x});
-  require(heads >= 1 && node.channels % (3 * heads) == 0,
+  require(heads >= 1 && heads <= node.channels && node.channels % (3 * heads) == 0,
           "window_attention: " + std::to_string(node.channels) + " channels are not three for each of " +
               std::to_string(heads) + " heads");
   require(window >= 1 && window <= kMostWindow && shift >= 0 && shift < window,
           "window_attention: window or shift out of range: " + pair(window, shift));
+  require(heads * window * window * window * window <= kMaxPairs,
+          "window_attention: more pairs of pixels than " + std::to_string(kMaxPairs));
   require(static_cast<int64_t>(bias.size()) == checked_product(heads, 2 * window - 1, 2 * window - 1),
           "window_attention: one bias for each head and distance");
   node.channels /= 3;
@@ -434,7 +438,7 @@ int Graph::window_attention(int x, int64_t heads, int64_t window, int64_t shift,
 int Graph::partial_gram(int x, int64_t heads) {
   require_image(at(x), "partial_gram");
   Node node = sized_like(at(x), Op::partial_gram, {x});
-  require(heads >= 1 && node.channels % (3 * heads) == 0,
+  require(heads >= 1 && heads <= node.channels && node.channels % (3 * heads) == 0,
           "partial_gram: " + std::to_string(node.channels) + " channels are not three for each of " +
               std::to_string(heads) + " heads");
   const int64_t each = node.channels / (3 * heads);
@@ -462,7 +466,7 @@ int Graph::channel_softmax(int partial, std::vector<float> temperature) {
 int Graph::mix(int weights, int x, Channels values, int64_t heads) {
   require_image(at(x), "mix");
   check_channels(at(x), values, "mix");
-  require(heads >= 1 && values.count % heads == 0 && at(weights).whole &&
+  require(heads >= 1 && heads <= values.count && values.count % heads == 0 && at(weights).whole &&
               at(weights).channels == checked_product(heads, values.count / heads, values.count / heads),
           "mix: the weights do not fit the values");
   Node node = sized_like(at(x), Op::mix, {weights, x});
@@ -471,6 +475,40 @@ int Graph::mix(int weights, int x, Channels values, int64_t heads) {
   node.heads = heads;
   node.broadcast = 0;
   return append(std::move(node));
+}
+
+int Graph::warp(int x, int flow) {
+  require_image(at(x), "warp");
+  require(at(flow).channels == 2 && same_size(at(flow), at(x)),
+          "warp: the flow must have the image's size and 2 channels");
+  return append(sized_like(at(x), Op::warp, {x, flow}));
+}
+
+int Graph::state(int64_t channels, int64_t stride) {
+  require(channels >= 1 && channels <= kMaxChannels, "state: channels out of range: " + std::to_string(channels));
+  require(stride >= 1 && stride <= kMaxStride, "state: stride out of range: " + std::to_string(stride));
+  require(!nodes_.empty() && states_.size() < kMostStates,
+          "state: the input comes first, and then up to " + std::to_string(kMostStates) + " states");
+  Node node;
+  node.op = Op::state;
+  node.channels = channels;
+  node.stride = stride;
+  const int number = append(std::move(node));
+  states_.push_back({number, -1});
+  return number;
+}
+
+void Graph::set_next(int state, int node) {
+  require(at(state).op == Op::state, "set_next: node " + std::to_string(state) + " is no state");
+  require(at(node).channels == at(state).channels && same_size(at(node), at(state)),
+          "set_next: the successor has another shape than the state");
+  for (State& known : states_)
+    if (known.now == state) known.next = node;
+}
+
+bool Graph::is_result(size_t node) const {
+  return static_cast<int>(node) == output_ ||
+         std::any_of(states_.begin(), states_.end(), [&](State s) { return s.next == static_cast<int>(node); });
 }
 
 void Graph::set_output(int node) {
@@ -486,7 +524,7 @@ bool Graph::takes_sigma() const {
 int64_t Graph::channels() const { return at(0).channels; }
 
 bool Graph::sees_everything() const {
-  return std::any_of(nodes_.begin(), nodes_.end(), [](const Node& n) { return n.fold > 0; });
+  return std::any_of(nodes_.begin(), nodes_.end(), [](const Node& n) { return n.fold > 0 || n.op == Op::warp; });
 }
 
 int64_t Graph::halo() const {
@@ -529,6 +567,7 @@ Interval needed(const Node& node, size_t which, Interval output, Axis axis) {
     case Op::sigma_plane:
       return {};  // takes only the size
     case Op::input:
+    case Op::state:
       return {};
     case Op::resize: {  // a pixel in the middle of a cell may reach less far than its neighbours
       Interval reads;
@@ -543,6 +582,8 @@ Interval needed(const Node& node, size_t which, Interval output, Axis axis) {
     case Op::partial_gram:
       if (axis == Axis::columns) return {-kEverything, kEverything};
       return {output.begin * node.fold, output.end * node.fold};
+    case Op::warp:
+      return which == 0 ? Interval{-kEverything, kEverything} : output;
     case Op::mean:
     case Op::channel_softmax:
       return axis == Axis::columns ? Interval{0, 1} : Interval{-kEverything, kEverything};

@@ -35,12 +35,15 @@ enum class Op {
   window_attention,
   partial_gram,
   channel_softmax,
-  mix
+  mix,
+  state,
+  warp
 };
 
-constexpr size_t kMostInputs = 64;  // of one node
-constexpr int64_t kFold = 4;        // rows that are summed at once
-constexpr int64_t kMostWindow = 64;  // side of an attention window
+constexpr size_t kMostInputs = 64;                 // of one node
+constexpr int64_t kFold = 4;                       // rows that are summed at once
+constexpr int64_t kMostWindow = 64;                // side of an attention window
+constexpr int64_t kEverything = int64_t{1} << 40;  // a reach beyond every image
 
 const char* op_name(Op op);
 Activation parse_activation(const std::string& name);  // throws std::invalid_argument for an unknown name
@@ -48,6 +51,11 @@ Activation parse_activation(const std::string& name);  // throws std::invalid_ar
 // What an operator reads outside of the image. reflect: ... 2 1 | 0 1 2 ...; clamp: ... 0 0 | 0 1 2 ...
 enum class Border : int32_t { zero, reflect, clamp };
 Border parse_border(const std::string& name);  // throws std::invalid_argument for an unknown name
+
+// What a session keeps from one picture to the next: node `now` begins as zeros, later as what `next` was.
+struct State {
+  int now = -1, next = -1;
+};
 
 // Columns (or rows) [begin, end) of a node.
 struct Interval {
@@ -78,10 +86,10 @@ struct Node {
   // kernel, stride and padding are those of the transposed one, and weight is [in][out][kh][kw].
   // pool takes kernel, stride, padding and dilation from here too.
   ConvSpec conv;
-  std::vector<float> weight;  // conv2d: [out][in / groups][kh][kw]; affine, layer_norm: scale [channels];
-                              // prelu: slope [channels]; window_attention: [heads][2 * window - 1][2 * window - 1];
-                              // channel_softmax: temperature [heads]
-  std::vector<float> bias;    // [out], or empty; affine, layer_norm: shift [channels]
+  std::vector<float> weight;     // conv2d: [out][in / groups][kh][kw]; affine, layer_norm: scale [channels];
+                                 // prelu: slope [channels]; window_attention: [heads][2 * window - 1][2 * window - 1];
+                                 // channel_softmax: temperature [heads]
+  std::vector<float> bias;       // [out], or empty; affine, layer_norm: shift [channels]
   Border border = Border::zero;  // conv2d; input: what pads the picture to multiple_of()
 
   std::vector<Channels> parts;           // concat, multiply: what is taken of each input
@@ -138,14 +146,22 @@ class Graph {
   int partial_gram(int x, int64_t heads);
   int channel_softmax(int partial, std::vector<float> temperature);
   int mix(int weights, int x, Channels values, int64_t heads);
+  // x seen through a flow of two channels, along width and along height, in pixels of x; bilinear, edges repeated.
+  int warp(int x, int flow);
+  // An image from the run before, of this graph's size / stride. Each must be given its successor before the graph is
+  // used; that is kept in float32.
+  int state(int64_t channels, int64_t stride);
+  void set_next(int state, int node);
   void set_output(int node);  // must have the input's size and channels
 
   const std::vector<Node>& nodes() const { return nodes_; }
   int output() const { return output_; }
+  const std::vector<State>& states() const { return states_; }
+  bool is_result(size_t node) const;  // the output, or a state's successor
   bool takes_sigma() const;
   int64_t channels() const;                             // of input and output
   int64_t multiple_of() const { return multiple_of_; }  // least common multiple of the strides
-  bool sees_everything() const;  // whether an output pixel depends on the whole picture
+  bool sees_everything() const;                         // whether an output pixel depends on the whole picture
   int64_t halo() const;  // the furthest that an output pixel looks, in input pixels, each way; -1: at everything
 
  private:
@@ -153,6 +169,7 @@ class Graph {
   int append(Node node);
 
   std::vector<Node> nodes_;
+  std::vector<State> states_;
   int output_ = -1;
   size_t inputs_ = 0;  // of all nodes
   int64_t multiple_of_ = 1;

@@ -327,6 +327,13 @@ const OpFormat kFormats[] = {
      [](Graph& g, Node& n) {
        return g.layer_norm(n.inputs[0], std::move(n.weight), std::move(n.bias), n.epsilon, n.centred);
      }},
+    {Op::state, 0, 0,
+     [](auto& f, auto& n) {
+       f.integer("channels", n.channels);
+       f.integer("stride", n.stride);
+     },
+     [](Graph& g, Node& n) { return g.state(n.channels, n.stride); }},
+    {Op::warp, 2, 2, no_attributes, [](Graph& g, Node& n) { return g.warp(n.inputs[0], n.inputs[1]); }},
     {Op::partial_sum, 1, 1, no_attributes, [](Graph& g, Node& n) { return g.partial_sum(n.inputs[0]); }},
     {Op::mean, 1, 1, no_attributes, [](Graph& g, Node& n) { return g.mean(n.inputs[0]); }},
     {Op::window_attention, 1, 1,
@@ -395,17 +402,21 @@ json::Value graph_to_json(const Graph& graph, std::vector<NamedTensor>& tensors)
     format_of(op_name(node.op)).write(writer, node);
     nodes.push_back(std::move(members));
   }
-  return json::Object{{"nodes", std::move(nodes)}, {"output", graph.output()}};
+  json::Object document{{"nodes", std::move(nodes)}, {"output", graph.output()}};
+  json::Array next;  // of each state, in the order of the states
+  for (const State& state : graph.states()) next.push_back(state.next);
+  if (!next.empty()) document.push_back({"next", std::move(next)});
+  return document;
 }
 
 Graph graph_from_json(const json::Value& document, const std::vector<NamedTensor>& tensors) {
   TensorTable unused;
   for (const NamedTensor& tensor : tensors) unused.emplace(tensor.name, &tensor);
   const json::Object* members = document.get<json::Object>();
-  const json::Value *nodes = document.find("nodes"), *output = document.find("output");
-  require(members != nullptr && members->size() == 2 && nodes != nullptr && output != nullptr &&
+  const json::Value *nodes = document.find("nodes"), *output = document.find("output"), *next = document.find("next");
+  require(members != nullptr && members->size() == (next == nullptr ? 2 : 3) && nodes != nullptr && output != nullptr &&
               nodes->get<json::Array>() != nullptr,
-          "the graph must have exactly nodes and output");
+          "the graph must have exactly nodes and output, and next where it has states");
   Graph graph;
   for (const json::Value& node : *nodes->get<json::Array>()) {
     try {
@@ -416,6 +427,11 @@ Graph graph_from_json(const json::Value& document, const std::vector<NamedTensor
     }
   }
   graph.set_output(node_number(*output));
+  const json::Array* successors = next == nullptr ? nullptr : next->get<json::Array>();
+  require((successors == nullptr ? 0 : successors->size()) == graph.states().size(),
+          "next must have a node for each state");
+  for (size_t i = 0; i < graph.states().size(); ++i)
+    graph.set_next(graph.states()[i].now, node_number((*successors)[i]));
   require(unused.empty(), "tensor " + (unused.empty() ? "" : quoted(unused.begin()->first)) + " belongs to no node");
   return graph;
 }

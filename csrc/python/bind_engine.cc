@@ -10,6 +10,7 @@
 #include "base/parallel.h"
 #include "engine/plan_file.h"
 #include "engine/session.h"
+#include "kernels/dot_peak/dot_peak.h"
 #include "kernels/fma_peak/fma_peak.h"
 #include "python/gil.h"
 #include "python/run_session.h"
@@ -205,6 +206,9 @@ void bind_engine(py::module_& m) {
             return graph.mix(weights, x, {values.first, values.second}, heads);
           },
           "weights"_a, "x"_a, "values"_a, "heads"_a)
+      .def("warp", &Graph::warp, "x"_a, "flow"_a)
+      .def("state", &Graph::state, "channels"_a, "stride"_a)
+      .def("set_next", &Graph::set_next, "state"_a, "node"_a)
       .def("set_output", &Graph::set_output, "node"_a)
       .def_property_readonly("channels", &Graph::channels)
       .def_property_readonly("takes_sigma", &Graph::takes_sigma)
@@ -224,6 +228,15 @@ void bind_engine(py::module_& m) {
       .def_property_readonly("multiple_of", [](const Plan& plan) { return plan.graph().multiple_of(); })
       .def_property_readonly("sees_everything", [](const Plan& plan) { return plan.graph().sees_everything(); })
       .def_property_readonly("halo", [](const Plan& plan) { return plan.graph().halo(); })
+      .def_property_readonly("states",
+                             [](const Plan& plan) {
+                               std::vector<std::pair<int64_t, int64_t>> states;
+                               for (const State& state : plan.graph().states()) {
+                                 const Node& node = plan.node(static_cast<size_t>(state.now));
+                                 states.push_back({node.channels, node.stride});
+                               }
+                               return states;
+                             })
       .def_property_readonly("grid", &Plan::grid)
       .def_property_readonly("packed_bytes", &Plan::packed_bytes);
 
@@ -244,10 +257,33 @@ void bind_engine(py::module_& m) {
            "plan"_a, "threads"_a, "memory"_a)
       .def("run", &run_session<Session>, "image"_a.noconvert(), "out"_a.noconvert(), "sigma"_a, "strength"_a, "clip"_a,
            "progress"_a)
+      .def("reset", &Session::reset, py::call_guard<WithoutGil>())
+      .def(
+          "state",
+          [](Session& session, size_t number) -> std::optional<Floats> {
+            StateImage image;
+            {
+              WithoutGil free;
+              image = session.state(number);
+            }
+            if (image.height == 0) return std::nullopt;
+            return Floats({image.height, image.width, image.channels}, image.values.data());
+          },
+          "number"_a, "[H, W, C], or None before the first run.")
+      .def(
+          "set_state",
+          [](Session& session, size_t number, const Floats& given) {
+            if (given.ndim() != 3) throw py::value_error("Session.set_state: a state is [H, W, C]");
+            StateImage image{given.shape(0), given.shape(1), given.shape(2), to_vector(given)};
+            WithoutGil free;
+            session.set_state(number, std::move(image));
+          },
+          "number"_a, "image"_a.noconvert())
       .def("preview", &Session::preview, "height"_a, "width"_a);
 
   m.attr("MOST_INPUTS") = kMostInputs;
   m.attr("MOST_WINDOW") = kMostWindow;
+  m.attr("EVERYTHING") = kEverything;
   m.def("hardware_threads", &hardware_threads, "CPUs that this process may run on.");
   m.def("host_isa", [] { return isa_name(host_isa()); }, "The instruction set in use: the CPU's, or FASTRESTORE_ISA.");
   m.def(
@@ -261,6 +297,14 @@ void bind_engine(py::module_& m) {
       },
       "isa"_a, "iterations"_a, py::call_guard<WithoutGil>(),
       "Multiply-adds in registers; returns the operations done, for benchmarks.");
+  m.def(
+      "dot_chains",
+      [](const std::string& type, const std::string& isa, int64_t iterations) {
+        if (type != "bfloat16" && type != "int8") throw std::invalid_argument("no dot products of " + type);
+        return dot_chains(type == "int8" ? DotType::int8 : DotType::bfloat16, parse_isa(isa), iterations);
+      },
+      "type"_a, "isa"_a, "iterations"_a, py::call_guard<WithoutGil>(),
+      "Dot products of bfloat16 or int8 in registers; returns the operations done, for benchmarks.");
   m.def("built_isas", [] {
 #if FR_X86
     return std::vector<std::string>{"baseline", "avx2", "avx512", "avx512_bf16", "amx"};

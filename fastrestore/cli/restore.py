@@ -12,7 +12,8 @@ from typing import Annotated, Any
 
 import typer
 
-from fastrestore.cli.report import describe, is_resource, show_name
+from fastrestore.cli.report import describe, is_resource
+from fastrestore.errors import show_name
 
 
 def _command(task: str, does: str) -> Callable[..., None]:
@@ -45,7 +46,12 @@ def _command(task: str, does: str) -> Callable[..., None]:
         ] = "1GiB",
         threads: Annotated[int | None, typer.Option(min=1, help="Threads.  [default: all]", show_default=False)] = None,
         quality: Annotated[int, typer.Option(min=1, max=100, help="Of JPEG results.")] = 95,
-        max_mpixel: Annotated[float, typer.Option(min=0, help="Refuse larger pictures.")] = 200,
+        max_mpixel: Annotated[
+            float | None,
+            typer.Option(
+                min=0, help="Refuse larger pictures.  [default: 200, and no limit for TIFF]", show_default=False
+            ),
+        ] = None,
         overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace results that exist.")] = False,
         as_json: Annotated[bool, typer.Option("--json", help="Report on stdout as one JSON object.")] = False,
         quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but errors.")] = False,
@@ -99,7 +105,7 @@ def _restore_all(
     sigma: float | None,
     strength: float,
     quality: int,
-    max_mpixel: float,
+    max_mpixel: float | None,
     overwrite: bool,
     as_json: bool,
     quiet: bool,
@@ -131,7 +137,7 @@ def _restore_all(
                     sigma,
                     strength,
                     quality=quality,
-                    max_pixels=int(max_mpixel * 1e6),
+                    max_pixels=None if max_mpixel is None else int(max_mpixel * 1e6),
                     progress=_ticker(bar, f"{show_name(source)} ({number} of {len(targets)})"),
                 )
                 result |= {"ok": True, **report}

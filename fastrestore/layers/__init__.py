@@ -5,11 +5,14 @@ from fastrestore.layers import reach
 from fastrestore.layers.fused import chain, channel_attention, conv2d, conv_transpose2d, layer_norm, window_attention
 from fastrestore.layers.norm import ChannelNorm
 from fastrestore.layers.padding import pad_to_multiple
+from fastrestore.layers.recurrent import ConvGRU, ConvLSTM
 from fastrestore.layers.residual import ResidualBlock
 from fastrestore.layers.sigma import sigma_map
 
 __all__ = [
     "ChannelNorm",
+    "ConvGRU",
+    "ConvLSTM",
     "ResidualBlock",
     "chain",
     "channel_attention",

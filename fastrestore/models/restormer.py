@@ -45,7 +45,7 @@ class Restormer(nn.Module):
     multiple_of = 8
     takes_sigma = False
     halo = None
-    padding = "reflect"
+    pads_with = "reflect"
 
     def __init__(self, config: RestormerConfig):
         super().__init__()

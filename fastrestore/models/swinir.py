@@ -47,7 +47,7 @@ class SwinIR(nn.Module):
         "jpeg-gray": SwinIRConfig(channels=1, window=7, peak=255),
     }
     takes_sigma = False
-    padding = "reflect"
+    pads_with = "reflect"
 
     def __init__(self, config: SwinIRConfig):
         super().__init__()

@@ -21,9 +21,11 @@ from fastrestore.errors import ModelError
 from fastrestore.train.adversarial import Critic
 from fastrestore.train.losses import weighted
 from fastrestore.train.recipe import Recipe, data_folders
+from fastrestore.train.validation import Validated, Validation
 
 Batch = tuple[Tensor, Tensor, Tensor | None]  # clean, degraded [N, C, H, W] channels-last, sigma [N] or None
-Report = Callable[[int, float, float], None]  # step, mean loss since the last report, steps a second
+# step, mean loss since the last report, steps a second, figures of the held pictures
+Report = Callable[[int, float, float, Validated | None], None]
 
 
 def train(
@@ -46,6 +48,7 @@ def train(
     pictures, skipped = load_pictures(data_folders(recipe, data), recipe.degradation.get("side", recipe.patch))
     for sentence in skipped:
         print(f"left out: {sentence}", file=sys.stderr)
+    validation = Validation(recipe, data, state / "validation.png") if recipe.validation else None
     batches = _batches(recipe, pictures, state)
     torch.manual_seed(recipe.seed)
     model = _initial_model(recipe).to(device, memory_format=torch.channels_last)
@@ -63,8 +66,10 @@ def train(
             if not math.isfinite(mean):
                 raise ModelError(f"the loss is not finite after step {step}; the last state in {state} is good")
             run.save(step)
+            rate = len(losses) / (time.perf_counter() - since)
+            validated = validation(model, run.average) if validation else None
             if report:
-                report(step, mean, len(losses) / (time.perf_counter() - since))
+                report(step, mean, rate, validated)
             losses, since = [], time.perf_counter()
     model.load_state_dict(run.average)
     return model.eval()
@@ -91,13 +96,14 @@ def status(recipe: Recipe, state: Path) -> Status:
 
 
 def _initial_model(recipe: Recipe) -> nn.Module:
-    if not recipe.init:
-        return models.create(recipe.architecture, **recipe.config)
-    wanted = models.create(recipe.architecture, **recipe.config).config
-    model = checkpoint.load(recipe.init).train()
-    if model.config != wanted:
-        raise ModelError(f"{recipe.init} holds {model.config}, the recipe wants {wanted}")
-    return model
+    """The recipe's model with random weights, or with those of its init; layers which that one lacks begin anew."""
+    model = models.create(recipe.architecture, **recipe.config)
+    if recipe.init:
+        known = checkpoint.load(recipe.init).state_dict()
+        own = model.state_dict()
+        checkpoint.match(recipe.init, {name: tuple(value.shape) for name, value in (own | known).items()}, model)
+        model.load_state_dict(own | known)
+    return model.train()
 
 
 class _Run:
@@ -126,16 +132,18 @@ class _Run:
 
     def step(self, step: int, batch: Batch) -> Tensor:
         recipe = self.recipe
-        rate = _learning_rate(recipe, step, self.progress(step))
+        progress = self.progress(step)
+        rate = _learning_rate(recipe, step, progress)
+        critic = self.critic if self.critic and progress >= self.critic.settings["start"] else None
         for group in self.optimiser.param_groups:
             group["lr"] = rate
         clean, degraded, sigma = batch
         with torch.autocast(clean.device.type, torch.bfloat16, enabled=recipe.precision == "bfloat16"):
             restored = self.model(degraded, sigma) if self.model.takes_sigma else self.model(degraded)
             restored = restored.float()
-            if self.critic:
-                self.critic.learn(clean, restored.detach(), rate / recipe.learning_rate)
-            verdict = self.critic.judge(clean, restored) if self.critic else 0.0
+            if critic:
+                critic.learn(clean, restored.detach(), rate / recipe.learning_rate)
+            verdict = critic.judge(clean, restored) if critic else 0.0
         loss = self.loss(restored, clean) + verdict
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()
@@ -147,7 +155,7 @@ class _Run:
         return loss.detach()
 
     def _identity(self) -> str:
-        values = {k: v for k, v in vars(self.recipe).items() if k not in ("save_every", "budget_minutes")}
+        values = {k: v for k, v in vars(self.recipe).items() if k not in ("save_every", "budget_minutes", "validation")}
         for key, default in (
             ("init", ""),
             ("loss", "l1"),
@@ -169,7 +177,7 @@ class _Run:
                 f"exp_avg/{name}": moments["exp_avg"].contiguous(),
                 f"exp_avg_sq/{name}": moments["exp_avg_sq"].contiguous(),
             }
-        if self.critic:
+        if self.critic and self.critic.optimiser.state:  # it has begun
             tensors |= _critic_state(self.critic)
         self.folder.mkdir(parents=True, exist_ok=True)
         partial = self.folder / "state.partial"
@@ -199,8 +207,8 @@ class _Run:
                     "exp_avg": torch.empty_like(parameter).copy_(tensors[f"exp_avg/{name}"]),
                     "exp_avg_sq": torch.empty_like(parameter).copy_(tensors[f"exp_avg_sq/{name}"]),
                 }
-            if self.critic:
-                _restore_critic(self.critic, tensors, step)
+            if self.critic and any(name.startswith("critic/") for name in tensors):
+                _restore_critic(self.critic, tensors)
         return step
 
 
@@ -208,19 +216,19 @@ def _critic_state(critic: Critic) -> dict[str, Tensor]:
     """Weights, the vectors of the spectral norm, and the optimiser's moments."""
     tensors = {f"critic/{name}": value.contiguous() for name, value in critic.module.state_dict().items()}
     for name, parameter in critic.module.named_parameters():
-        for moment in ("exp_avg", "exp_avg_sq"):
+        for moment in ("step", "exp_avg", "exp_avg_sq"):
             tensors[f"critic {moment}/{name}"] = critic.optimiser.state[parameter][moment].contiguous()
     return tensors
 
 
-def _restore_critic(critic: Critic, tensors: dict[str, Tensor], step: int) -> None:
+def _restore_critic(critic: Critic, tensors: dict[str, Tensor]) -> None:
     for name, value in critic.module.state_dict().items():
         value.copy_(tensors[f"critic/{name}"])
     for name, parameter in critic.module.named_parameters():
         moments = {key: torch.empty_like(parameter) for key in ("exp_avg", "exp_avg_sq")}
         for key, moment in moments.items():
             moment.copy_(tensors[f"critic {key}/{name}"])
-        critic.optimiser.state[parameter] = {"step": torch.tensor(float(step)), **moments}
+        critic.optimiser.state[parameter] = {"step": tensors[f"critic step/{name}"], **moments}
 
 
 def _learning_rate(recipe: Recipe, step: int, progress: float) -> float:

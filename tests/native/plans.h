@@ -85,8 +85,39 @@ inline Graph varied_graph(int64_t channels) {
   return graph;
 }
 
+// Norm, windows, and what waits for the whole picture: attention between channels, a mean that scales an image.
+inline Graph attention_graph(int64_t channels) {
+  Graph graph;
+  const int input = graph.input(channels, Border::reflect);
+  const int first = graph.conv2d(input, conv_spec(channels, 12, 3, 1, 1), weights(12 * channels * 9), weights(12));
+  const int normed = graph.layer_norm(first, weights(12), weights(12), 1e-5f, false);
+  const int windows = graph.window_attention(normed, 2, 4, 1, weights(2 * 7 * 7));
+  const int mixed = graph.mix(graph.channel_softmax(graph.partial_gram(normed, 2), weights(2)), normed, {8, 4}, 2);
+  const int mean = graph.mean(graph.partial_sum(mixed));
+  const int sum = graph.add(windows, graph.multiply(mixed, mean, {0, 4}, {0, 4}), 1.0f, 1.0f);
+  graph.set_output(graph.conv2d(sum, conv_spec(4, channels, 1, 1, 0), weights(4 * channels), weights(channels)));
+  return graph;
+}
+
+// A running mean of the pictures, which moves along, and of what a convolution makes of them at half size.
+inline Graph recurrent_graph(int64_t channels) {
+  Graph graph;
+  const int input = graph.input(channels);
+  const int before = graph.state(channels, 1), deep = graph.state(2, 2);
+  const int flow = graph.conv2d(input, conv_spec(channels, 2, 3, 1, 1), weights(2 * channels * 9), weights(2, 3.0f));
+  const int mean = graph.add(input, graph.warp(before, flow), 0.25f, 0.75f);
+  const int half = graph.conv2d(mean, conv_spec(channels, 2, 2, 2, 0), weights(2 * channels * 4), {});
+  const int next = graph.add(half, deep, 0.5f, 0.5f);
+  const int up = graph.conv_transpose2d(next, conv_spec(2, channels, 2, 2, 0), weights(2 * channels * 4), {});
+  graph.set_output(graph.add(mean, up, 1.0f, 1.0f));
+  graph.set_next(before, mean);
+  graph.set_next(deep, next);
+  return graph;
+}
+
 inline std::vector<Graph> all_graphs(int64_t channels) {
-  return {small_graph(channels), shuffled_graph(channels), varied_graph(channels)};
+  return {small_graph(channels), shuffled_graph(channels), varied_graph(channels), attention_graph(channels),
+          recurrent_graph(channels)};
 }
 
 }  // namespace fr::test

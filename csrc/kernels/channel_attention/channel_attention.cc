@@ -6,7 +6,7 @@
 namespace fr {
 namespace {
 
-constexpr int64_t kChunk = 64;           // pixels that the kernels copy at a time
+constexpr int64_t kChunk = 64;          // pixels that the kernels copy at a time
 constexpr double kLeastLength = 1e-12;  // of queries and keys, as torch.nn.functional.normalize has it
 
 float value_at(const void* row, int64_t place, Element element) {
@@ -35,8 +35,7 @@ void mix_ref(const MixRow& m) {
     for (int64_t head = 0; head < m.heads; ++head)
       for (int64_t i = 0; i < n; ++i) {
         float sum = 0.0f;
-        for (int64_t j = 0; j < n; ++j)
-          sum += m.weights[(head * n + j) * n + i] * m.in[x * m.in_pitch + head * n + j];
+        for (int64_t j = 0; j < n; ++j) sum += m.weights[(head * n + j) * n + i] * m.in[x * m.in_pitch + head * n + j];
         m.out[x * m.out_pitch + head * n + i] = sum;
       }
 }

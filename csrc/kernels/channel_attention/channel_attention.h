@@ -1,5 +1,5 @@
-// Attention between channels (Restormer, Zamir et al., 2022, equation 1) in three parts: the products of queries and keys
-// over some rows, the softmax of their sum over the image, and its weights applied to the values.
+// Attention between channels (Restormer, Zamir et al., 2022, equation 1) in three parts: the products of queries and
+// keys over some rows, the softmax of their sum over the image, and its weights applied to the values.
 #pragma once
 #include <cstdint>
 

@@ -1,6 +1,6 @@
-// Both products are those of small matrices: register tiles of some rows x some vectors of channels. For the Gram matrix
-// pixels are copied by chunks, queries and keys apart and as floats, so that a chunk stays in the first-level cache
-// while all tiles pass over it.
+// Both products are those of small matrices: register tiles of some rows x some vectors of channels. For the Gram
+// matrix pixels are copied by chunks, queries and keys apart and as floats, so that a chunk stays in the first-level
+// cache while all tiles pass over it.
 #include "kernels/channel_attention/channel_attention.h"
 #include "simd/vec.h"
 
@@ -137,8 +137,7 @@ template <int kColumns>
 void mix_columns(const MixRow& m, int64_t head, int64_t c, int64_t lanes) {
   const float* weights = m.weights + head * m.channels * m.channels;
   int64_t x = 0;
-  for (; x + kRows <= m.pixels; x += kRows)
-    mix_tile<kRows, kColumns>(m, x, head * m.channels, weights, lanes, c);
+  for (; x + kRows <= m.pixels; x += kRows) mix_tile<kRows, kColumns>(m, x, head * m.channels, weights, lanes, c);
   for (; x < m.pixels; ++x) mix_tile<1, kColumns>(m, x, head * m.channels, weights, lanes, c);
 }
 

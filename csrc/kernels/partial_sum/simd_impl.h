@@ -1,5 +1,5 @@
-// The loops of every instruction set: vectors of channels. A row's pixels are added to four sums in turn, which are then
-// added to the rest: no sum waits for the one before, and long rows round less.
+// The loops of every instruction set: vectors of channels. A row's pixels are added to four sums in turn, which are
+// then added to the rest: no sum waits for the one before, and long rows round less.
 #include "kernels/partial_sum/partial_sum.h"
 #include "simd/vec.h"
 

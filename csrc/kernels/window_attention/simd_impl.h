@@ -1,6 +1,6 @@
-// One head of one window at a time, all of it in the first-level cache: keys are turned so that a vector holds one channel
-// of neighbouring keys; scores are made by tiles of queries x keys that begin at the bias; softmax; values are summed
-// by tiles of queries x channels.
+// One head of one window at a time, all of it in the first-level cache: keys are turned so that a vector holds one
+// channel of neighbouring keys; scores are made by tiles of queries x keys that begin at the bias; softmax; values are
+// summed by tiles of queries x channels.
 #include "kernels/window_attention/window_attention.h"
 #include "simd/math.h"
 #include "simd/vec.h"
@@ -9,8 +9,8 @@ namespace fr {
 namespace FR_ISA {
 namespace {
 
-constexpr int kQueries = 6;                             // of a tile
-constexpr int kVectors = kRegisters == 32 ? 4 : 2;      // of keys, or of channels
+constexpr int kQueries = 6;                         // of a tile
+constexpr int kVectors = kRegisters == 32 ? 4 : 2;  // of keys, or of channels
 
 // [channel][key], zeros for keys that there are not.
 void turn_keys(const float* const* pixels, int64_t count, int64_t first, int64_t channels, float scale, int64_t pitch,
@@ -67,8 +67,7 @@ void score_rows(const float* const* queries, int64_t first, int64_t channels, co
   int64_t j = 0;
   for (; j + kVectors * kWidth <= pitch; j += kVectors * kWidth)
     score_tile<kRows, kVectors>(queries, first, channels, keys + j, bias + j, pitch, scores + j);
-  for (; j < pitch; j += kWidth)
-    score_tile<kRows, 1>(queries, first, channels, keys + j, bias + j, pitch, scores + j);
+  for (; j < pitch; j += kWidth) score_tile<kRows, 1>(queries, first, channels, keys + j, bias + j, pitch, scores + j);
 }
 
 // The softmax's numerators in place; returns one over their sum.
@@ -100,8 +99,8 @@ FR_INLINE void value_tile(const float* weights, int64_t pitch, const float* cons
     Vec value[kColumns];
     FR_UNROLL
     for (int n = 0; n + 1 < kColumns; ++n) value[n] = load(pixel + n * kWidth);
-    value[kColumns - 1] = lanes == kWidth ? load(pixel + (kColumns - 1) * kWidth)
-                                          : load_partial(pixel + (kColumns - 1) * kWidth, lanes);
+    value[kColumns - 1] =
+        lanes == kWidth ? load(pixel + (kColumns - 1) * kWidth) : load_partial(pixel + (kColumns - 1) * kWidth, lanes);
     FR_UNROLL
     for (int m = 0; m < kRows; ++m) {
       const Vec weight = broadcast(weights[m * pitch + j]);
@@ -169,9 +168,10 @@ void window_attention(const AttentionWindow& w, float* scratch) {
     if (count != whole) {  // the same distances among fewer pixels
       for (int64_t i = 0; i < count; ++i)
         for (int64_t j = 0; j < pitch; ++j)
-          own_bias[i * pitch + j] = j < count ? bias[(i / w.columns * w.side + i % w.columns) * pitch +
-                                                     j / w.columns * w.side + j % w.columns]
-                                              : -__builtin_inff();
+          own_bias[i * pitch + j] =
+              j < count
+                  ? bias[(i / w.columns * w.side + i % w.columns) * pitch + j / w.columns * w.side + j % w.columns]
+                  : -__builtin_inff();
       bias = own_bias;
     }
     turn_keys(pixels, count, all + head * w.head_channels, w.head_channels, scale, pitch, keys);

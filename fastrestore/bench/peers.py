@@ -1,4 +1,4 @@
-"""The strongest peers at their best setting, on the same weights.
+"""The strongest peers at their best setting, on the same weights.  PEERS, at the end, lists them.
 
 Each is made by a function (plain, image, threads, precision) -> Peer.  What they get beforehand costs them nothing: the
 picture in the layout that suits them best, converted weights, a compiled graph.  Their result stays in their layout.
@@ -6,6 +6,7 @@ picture in the layout that suits them best, converted weights, a compiled graph.
 
 import importlib.metadata
 import io
+import logging
 import operator
 import tempfile
 import warnings
@@ -17,8 +18,10 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from networks import Plain
 from torch import nn
+
+from fastrestore.bench.networks import Exported, Plain
+from fastrestore.bench.process import Skipped
 
 
 @dataclass
@@ -71,14 +74,37 @@ def torch_compiled(plain: Plain, image: np.ndarray, threads: int, precision: str
     return Peer(run, peer.settings)
 
 
-def _to_onnx(plain: Plain, height: int, width: int) -> bytes:
-    file = io.BytesIO()
+def onnx_model(plain: Plain, image: np.ndarray, precision: str) -> bytes:
+    """The network as an ONNX model of the picture's size; in int8 with its convolutions between quantisers."""
+    file, (height, width, channels) = io.BytesIO(), image.shape
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the newer exporter needs two more packages and gives the same graph
-        torch.onnx.export(
-            plain, (torch.zeros(1, 3, height, width),), file, dynamo=False, input_names=["in"], output_names=["out"]
-        )
-    return file.getvalue()
+        x = torch.zeros(1, channels, height, width)
+        torch.onnx.export(plain, (x,), file, dynamo=False, input_names=["in"], output_names=["out"])
+    return _quantised(file.getvalue(), image) if precision == "int8" else file.getvalue()
+
+
+def _quantised(model: bytes, image: np.ndarray) -> bytes:
+    """8-bit inputs by their range on the picture itself, 8-bit weights by channel: the speed of int8, and an accuracy
+    that flatters it."""
+    import onnx
+    from onnxruntime import quantization
+
+    class Pictures(quantization.CalibrationDataReader):
+        given = iter([{"in": np.ascontiguousarray(image.transpose(2, 0, 1)[None])}])
+
+        def get_next(self) -> dict[str, np.ndarray] | None:
+            return next(self.given, None)
+
+    kinds = {"activation_type": quantization.QuantType.QUInt8, "weight_type": quantization.QuantType.QInt8}
+    with tempfile.TemporaryDirectory() as folder:
+        logging.disable(logging.WARNING)  # it advises a step that fuses what these networks have not
+        try:
+            source = onnx.load_from_string(model)
+            quantization.quantize_static(source, f"{folder}/int8.onnx", Pictures(), per_channel=True, **kinds)
+        finally:
+            logging.disable(logging.NOTSET)
+        return Path(folder, "int8.onnx").read_bytes()
 
 
 def onnx_runtime(plain: Plain, image: np.ndarray, threads: int, precision: str) -> Peer:
@@ -88,9 +114,8 @@ def onnx_runtime(plain: Plain, image: np.ndarray, threads: int, precision: str) 
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
-    session = onnxruntime.InferenceSession(
-        _to_onnx(plain, *image.shape[:2]), options, providers=["CPUExecutionProvider"]
-    )
+    content = onnx_model(plain, image, precision)
+    session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
     x = np.ascontiguousarray(image.transpose(2, 0, 1)[None])
     out = np.empty_like(x)
     binding = session.io_binding()  # the result is written where we say: no copy, no allocation
@@ -102,9 +127,8 @@ def onnx_runtime(plain: Plain, image: np.ndarray, threads: int, precision: str) 
         return out[0].transpose(1, 2, 0)
 
     run.keeps = x  # bound by address
-    return Peer(
-        run, {"intra_op_num_threads": threads, "graph optimisation": "all", "io binding": True, "layout": "NCHW"}
-    )
+    settings = {"intra_op_num_threads": threads, "graph optimisation": "all", "io binding": True, "layout": "NCHW"}
+    return Peer(run, settings | ({"quantisation": QUANTISATION} if precision == "int8" else {}))
 
 
 def openvino(plain: Plain, image: np.ndarray, threads: int, precision: str) -> Peer:
@@ -112,7 +136,7 @@ def openvino(plain: Plain, image: np.ndarray, threads: int, precision: str) -> P
     from openvino.preprocess import PrePostProcessor
 
     core = ov.Core()
-    steps = PrePostProcessor(core.read_model(_to_onnx(plain, *image.shape[:2])))
+    steps = PrePostProcessor(core.read_model(onnx_model(plain, image, precision)))
     for side in (steps.input(), steps.output()):  # in NCHW it would spend more on reordering than on a layer
         side.tensor().set_layout(ov.Layout("NHWC"))
         side.model().set_layout(ov.Layout("NCHW"))
@@ -122,7 +146,7 @@ def openvino(plain: Plain, image: np.ndarray, threads: int, precision: str) -> P
         "PERFORMANCE_HINT": "LATENCY",
         "EXECUTION_MODE_HINT": "PERFORMANCE",
         # Without this a CPU with bfloat16 computes in it, also when float32 is compared.
-        "INFERENCE_PRECISION_HINT": {"float32": "f32", "bfloat16": "bf16"}[precision],
+        "INFERENCE_PRECISION_HINT": "bf16" if precision == "bfloat16" else "f32",
     }
     request = core.compile_model(steps.build(), "CPU", settings).create_infer_request()
     request.set_input_tensor(ov.Tensor(np.ascontiguousarray(image[None]), shared_memory=True))
@@ -131,13 +155,16 @@ def openvino(plain: Plain, image: np.ndarray, threads: int, precision: str) -> P
         request.infer()
         return request.get_output_tensor().data[0]
 
-    return Peer(run, settings | {"layout": "NHWC"})
+    about = {"layout": "NHWC"} | ({"quantisation": QUANTISATION} if precision == "int8" else {})
+    return Peer(run, settings | about)
 
 
 def ncnn(plain: Plain, image: np.ndarray, threads: int, precision: str) -> Peer:
     """The network in ncnn's own format, with its Winograd and packed layouts and the allocators of its benchmark."""
     import ncnn as library
 
+    if isinstance(plain, Exported):
+        raise Skipped("our conversion to ncnn knows convolutional networks only")
     net = library.Net()
     net.opt.num_threads = threads
     net.opt.use_fp16_packed = net.opt.use_fp16_storage = net.opt.use_fp16_arithmetic = False
@@ -162,6 +189,20 @@ def ncnn(plain: Plain, image: np.ndarray, threads: int, precision: str) -> Peer:
     run.keeps = pools
     settings = {"num_threads": threads, "winograd": True, "packing": True, "pool allocators": True}
     return Peer(run, settings | {"bf16 storage": net.opt.use_bf16_storage, "fp16": False})
+
+
+def opencv(plain: Plain, image: np.ndarray, threads: int, precision: str) -> Peer:
+    """OpenCV's own network module, given the network as ONNX."""
+    import cv2
+
+    cv2.setNumThreads(threads)
+    net = cv2.dnn.readNetFromONNX(np.frombuffer(onnx_model(plain, image, precision), np.uint8))
+    net.setInput(np.ascontiguousarray(image.transpose(2, 0, 1)[None]))
+
+    def run() -> np.ndarray:
+        return net.forward()[0].transpose(1, 2, 0)
+
+    return Peer(run, {"setNumThreads": threads, "engine": "the default", "layout": "NCHW"})
 
 
 def _to_ncnn(plain: Plain) -> tuple[str, bytes]:
@@ -198,13 +239,16 @@ def _to_ncnn(plain: Plain) -> tuple[str, bytes]:
         elif node.target == "to":
             made[node] = made[node.args[0]]
         else:
-            kind, parameters = {
+            known = {
                 operator.add: ("BinaryOp", {0: 0}),
                 operator.sub: ("BinaryOp", {0: 1}),
                 torch.cat: ("Concat", {0: 0}),
                 F.pixel_shuffle: ("PixelShuffle", {0: node.args[-1]}),
                 F.pixel_unshuffle: ("Reorg", {0: node.args[-1]}),
-            }[node.target]
+            }
+            if node.target not in known:
+                raise NotImplementedError(f"our conversion to ncnn knows no {node.target}")
+            kind, parameters = known[node.target]
             layers[node.name] = (kind, inputs, parameters)
     layers = {"in": layers.pop(first)} | layers
     return _ncnn_text(layers, {first: "in"}), bytes(weights)
@@ -227,29 +271,44 @@ def _ncnn_text(layers: dict[str, tuple[str, list[str], dict[int, int]]], renamed
     return "\n".join(["7767517", f"{len(lines)} {blobs}", *lines]) + "\n"
 
 
-# name: function, package (and version to record), precisions
-PEERS: dict[str, tuple[Callable[[Plain, np.ndarray, int, str], Peer], str, tuple[str, ...]]] = {
-    "ncnn": (ncnn, "ncnn", ("float32", "bfloat16")),
-    "OpenVINO": (openvino, "openvino", ("float32", "bfloat16")),
-    "ONNX Runtime": (onnx_runtime, "onnxruntime", ("float32",)),
-    "torch compiled, frozen": (torch_compiled, "torch", ("float32", "bfloat16")),
-    "torch jit, frozen": (torch_jit, "torch", ("float32", "bfloat16")),
-    "torch eager, channels last": (torch_eager, "torch", ("float32", "bfloat16")),
+@dataclass(frozen=True)
+class Backend:
+    option: str  # as --peers takes it
+    make: Callable[[Plain, np.ndarray, int, str], Peer]
+    packages: tuple[str, ...]  # the first one's version is recorded
+    precisions: tuple[str, ...] = ("float32", "bfloat16")
+    held: bool = False  # settings of the environment hold it to an instruction set (process.PEERS_ISA)
+
+
+QUANTISATION = "QDQ, u8 inputs by range, s8 weights by channel"
+PEERS = {
+    "ncnn": Backend("ncnn", ncnn, ("ncnn",)),
+    "OpenVINO": Backend("openvino", openvino, ("openvino", "onnx"), ("float32", "bfloat16", "int8")),
+    "ONNX Runtime": Backend("onnxruntime", onnx_runtime, ("onnxruntime", "onnx"), ("float32", "int8")),
+    "OpenCV": Backend("opencv", opencv, ("opencv-python-headless", "onnx"), ("float32",)),
+    "torch compiled, frozen": Backend("compile", torch_compiled, ("torch",), held=True),
+    "torch jit, frozen": Backend("jit", torch_jit, ("torch",), held=True),
+    "torch eager, channels last": Backend("torch", torch_eager, ("torch",), held=True),
 }
+OPTIONS = {backend.option: name for name, backend in PEERS.items()}
 
 
-def short_name(peer: str) -> str:
-    """As options take it: "torch-compiled" for "torch compiled, frozen"."""
-    return peer.split(",")[0].lower().replace(" ", "-")
+def chosen(options: str) -> list[str]:
+    """The peers that "ncnn,torch", "all" or "none" names.  Raises ValueError for an unknown one."""
+    wanted = {"all": list(OPTIONS), "none": []}.get(options, options.split(","))
+    if unknown := set(wanted) - set(OPTIONS):
+        raise ValueError(f"unknown peers: {', '.join(sorted(unknown))}; known are {', '.join(OPTIONS)}, all, none")
+    return [name for option, name in OPTIONS.items() if option in wanted]
 
 
-def missing(peer: str, precision: str) -> str | None:
+def missing(peer: str, precision: str, isa: str = "") -> str | None:
     """Why this peer cannot take part, or None."""
-    _, package, precisions = PEERS[peer]
-    if precision not in precisions:
+    backend = PEERS[peer]
+    if precision not in backend.precisions:
         return f"has no {precision}"
-    needed = [package] + (["onnx"] if package in ("openvino", "onnxruntime") else [])
-    absent = [name for name in needed if version(name) is None]
+    if isa and not backend.held:
+        return f"cannot be held to {isa}"
+    absent = [name for name in backend.packages if version(name) is None]
     return f"{', '.join(absent)} is not installed" if absent else None
 
 
