@@ -1,21 +1,8 @@
-// What is computed pixel by pixel: sums, products, curves, copies of channels. A thread takes eight channels.
+// What is computed value by value: sums, products, curves, copies of channels. A thread takes one value.
 #include "cuda/common.cuh"
 
 namespace fr::cuda {
 namespace {
-
-// Where a thread works: image, row, column and its first channel. False: nowhere.
-__device__ __forceinline__ bool place(const Extent& out, int64_t (&at)[3], int64_t& channel) {
-  const int64_t index = int64_t(blockIdx.x) * blockDim.x + threadIdx.x;
-  const int64_t chunks = (out.channels + 7) / 8, pixel = index / chunks;
-  if (pixel >= out.pixels()) return false;
-  channel = (index - pixel * chunks) * 8;
-  const int64_t row = pixel / out.width;
-  at[0] = row / out.height;
-  at[1] = row - at[0] * out.height;
-  at[2] = pixel - row * out.width;
-  return true;
-}
 
 // Channels from `first` on of an operand that has them all, or one for all; or one pixel for all.
 template <class T>
@@ -69,53 +56,41 @@ struct Params {
   PixelOperand a, b;
   Images y;
   Extent out;
+  int64_t written;  // channels of a pixel: the padding too, unless a copy leaves what is beside it
 };
 
 template <class T>
 __global__ void __launch_bounds__(kThreads) pointwise_kernel(const Params p) {
-  int64_t at[3], first;
-  if (!place(p.out, at, first)) return;
   const PixelOperation& operation = p.operation;
-  T* const to = pixel_at<T>(p.y, at[0], at[1], at[2]) + operation.first;
-  Eight result;
-#pragma unroll 1
-  for (int i = 0; i < 8; ++i) {
-    const int64_t channel = first + i;
-    float v = 0.0f;
-    if (channel < p.out.channels) {
-      switch (operation.kind) {
-        case PixelOperation::fill:
-          v = operation.scale_a;
-          break;
-        case PixelOperation::copy:
-          v = operand_at<T>(p.a, at, channel);
-          break;
-        case PixelOperation::add:
-          v = operation.scale_a * operand_at<T>(p.a, at, channel) + operation.scale_b * operand_at<T>(p.b, at, channel);
-          break;
-        case PixelOperation::multiply:
-          v = operand_at<T>(p.a, at, channel) * operand_at<T>(p.b, at, channel);
-          break;
-        case PixelOperation::affine:
-          v = operand_at<T>(p.a, at, channel) * global_load(operation.table + channel) +
-              global_load(operation.table + p.out.channels + channel);
-          break;
-        case PixelOperation::activate:
-          v = curve(operation.curve, operation.table ? global_load(operation.table + channel) : 0.0f,
-                    operand_at<T>(p.a, at, channel));
-          break;
-      }
+  const int64_t index = int64_t(blockIdx.x) * blockDim.x + threadIdx.x;
+  const int64_t pixel = index / p.written, channel = index - pixel * p.written;
+  if (pixel >= p.out.pixels()) return;
+  const int64_t row = pixel / p.out.width, n = row / p.out.height;
+  const int64_t at[3] = {n, row - n * p.out.height, pixel - row * p.out.width};
+  float v = 0.0f;
+  if (channel < p.out.channels) switch (operation.kind) {
+      case PixelOperation::fill:
+        v = operation.scale_a;
+        break;
+      case PixelOperation::copy:
+        v = operand_at<T>(p.a, at, channel);
+        break;
+      case PixelOperation::add:
+        v = operation.scale_a * operand_at<T>(p.a, at, channel) + operation.scale_b * operand_at<T>(p.b, at, channel);
+        break;
+      case PixelOperation::multiply:
+        v = operand_at<T>(p.a, at, channel) * operand_at<T>(p.b, at, channel);
+        break;
+      case PixelOperation::affine:
+        v = operand_at<T>(p.a, at, channel) * global_load(operation.table + channel) +
+            global_load(operation.table + p.out.channels + channel);
+        break;
+      case PixelOperation::activate:
+        v = curve(operation.curve, operation.table ? global_load(operation.table + channel) : 0.0f,
+                  operand_at<T>(p.a, at, channel));
+        break;
     }
-    result.v[i] = v;
-  }
-  if (operation.kind != PixelOperation::copy) {
-    store8(to + first, result);
-    return;
-  }
-  // A copy may begin anywhere among the channels of y, and leaves what is beside it.
-#pragma unroll 1
-  for (int i = 0; i < 8; ++i)
-    if (first + i < p.out.channels) global_store(to + first + i, from_float<T>(result.v[i]));
+  global_store(pixel_at<T>(p.y, at[0], at[1], at[2]) + operation.first + channel, from_float<T>(v));
 }
 
 }  // namespace
@@ -126,9 +101,10 @@ void pointwise(Type type, const PixelOperation& operation, const PixelOperand& a
   const bool takes_b = operation.kind == PixelOperation::add || operation.kind == PixelOperation::multiply;
   require(operation.kind == PixelOperation::fill || a.x.data != nullptr, "pointwise: the first operand is null");
   require(!takes_b || b.x.data != nullptr, "pointwise: the second operand is null");
+  const int64_t written = operation.kind == PixelOperation::copy ? out.channels : round_up(out.channels, 8);
   with_type(type, [&](auto t) {
-    launch(pointwise_kernel<decltype(t)>, blocks_for(out.pixels() * ceil_div(out.channels, 8), kThreads), kThreads, 0,
-           stream, Params{operation, a, b, y, out});
+    launch(pointwise_kernel<decltype(t)>, blocks_for(out.pixels() * written, kThreads), kThreads, 0, stream,
+           Params{operation, a, b, y, out, written});
   });
 }
 

@@ -81,17 +81,25 @@ __global__ void __launch_bounds__(kThreads) gram_kernel(float* grams, const int6
 
 // A thread computes the weights of one query channel, column i of its head's [n][n].
 __global__ void __launch_bounds__(kThreads)
-    softmax_kernel(const float* grams, const int64_t heads, const int64_t n, const float* temperature, float* weights) {
-  const int64_t index = int64_t(blockIdx.x) * blockDim.x + threadIdx.x, head = index / n, i = index % n;
+    softmax_kernel(const float* grams, const int heads, const int n, const float* temperature, float* weights) {
+  const int index = static_cast<int>(blockIdx.x * blockDim.x + threadIdx.x), head = index / n, i = index - head * n;
   if (head >= heads) return;
-  const float* const gram = grams + head * n * (n + 2);
-  const auto length = [&](int64_t which) { return fmaxf(sqrtf(global_load(gram + n * n + which)), kLeastLength); };
-  const float factor = global_load(temperature + head) / length(i);
-  const auto score = [&](int64_t j) { return factor * global_load(gram + i * n + j) / length(n + j); };
+  const float* const gram = grams + int64_t(head) * n * (n + 2);
+  const float* const lengths = gram + n * n;  // squared: of queries, then of keys
+  const auto length = [](float squared) { return fmaxf(sqrtf(squared), kLeastLength); };
+  const float factor = global_load(temperature + head) / length(global_load(lengths + i));
+  const auto score = [&](int j) {
+    return factor * global_load(gram + i * n + j) / length(global_load(lengths + n + j));
+  };
+  float* const column = weights + int64_t(head) * n * n + i;
   float most = -INFINITY, sum = 0.0f;
-  for (int64_t j = 0; j < n; ++j) most = fmaxf(most, score(j));
-  for (int64_t j = 0; j < n; ++j) sum += expf(score(j) - most);
-  for (int64_t j = 0; j < n; ++j) global_store(weights + (head * n + j) * n + i, expf(score(j) - most) / sum);
+  for (int j = 0; j < n; ++j) most = fmaxf(most, score(j));
+  for (int j = 0; j < n; ++j) {
+    const float weight = expf(score(j) - most);
+    sum += weight;
+    global_store(column + j * n, weight);
+  }
+  for (int j = 0; j < n; ++j) global_store(column + j * n, global_load(column + j * n) / sum);
 }
 
 struct MixParams {
@@ -161,7 +169,7 @@ void softmax_of_grams(float* grams, int64_t rows, int64_t heads, int64_t channel
   const int64_t entries = checked_product(heads, channels, channels + 2);
   launch(gram_kernel, blocks_for(entries, kThreads), kThreads, 0, stream, grams, rows, entries);
   launch(softmax_kernel, blocks_for(heads * channels, kThreads), kThreads, 0, stream, static_cast<const float*>(grams),
-         heads, channels, temperature, weights);
+         static_cast<int>(heads), static_cast<int>(channels), temperature, weights);
 }
 
 void mix_channels(Type type, const float* weights, const ConstImages& x, int64_t first, int64_t heads, const Images& y,

@@ -125,7 +125,7 @@ void bind_cuda(py::module_& parent) {
   using namespace fr::cuda;
   using fr::CudaSession;
   py::module_ m = parent.def_submodule("cuda", "Kernels for NVIDIA GPUs.");
-  static py::exception<NoDevice> no_device(m, "NoDevice", PyExc_RuntimeError);
+  py::register_local_exception<NoDevice>(m, "NoDevice", PyExc_RuntimeError);
   const py::call_guard<fr::WithoutGil> release;
 
   py::class_<Tensor>(m, "Images", py::module_local(),

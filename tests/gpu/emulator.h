@@ -580,6 +580,7 @@ inline float shuffle_xor(float value, unsigned mask) {
 
 inline float exp2_fast(float x) { return std::exp2(x); }
 inline float rsqrt_fast(float x) { return 1.0f / std::sqrt(x); }
+inline float cos_pi(float x) { return std::cos(3.14159265f * x); }
 
 template <class T>
 float to_float(T value) {
