@@ -117,17 +117,17 @@ class WindowAttention(nn.Module):
         super().__init__()
         if width % head_width:
             raise ValueError(f"{width} channels cannot be divided among heads of {head_width}")
-        self.heads, self.side, self.shift = width // head_width, side, shift
+        self.side, self.shift = side, shift
         self.norm = ChannelNorm(width, EPS)
         self.qkv = nn.Conv2d(width, 3 * width, 1)
         self.proj = nn.Conv2d(width, width, 1)
-        self.bias = nn.Parameter(torch.zeros(self.heads, (2 * side - 1) ** 2))
+        self.bias = nn.Parameter(torch.zeros(width // head_width, (2 * side - 1) ** 2))
         nn.init.normal_(self.proj.weight, std=0.01 * width**-0.5)  # as a residual block, it starts as the identity
         nn.init.zeros_(self.proj.bias)
 
     def forward(self, x: Tensor) -> Tensor:
         qkv = conv2d(self.qkv, self.norm(x)).permute(0, 2, 3, 1)
-        y = window_attention(qkv, self.bias, self.heads, self.side, self.shift).permute(0, 3, 1, 2)
+        y = window_attention(qkv, self.bias, self.side, self.shift).permute(0, 3, 1, 2)
         return conv2d(self.proj, y, residual=x)
 
 
