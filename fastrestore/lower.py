@@ -1,16 +1,16 @@
 """PyTorch module -> graph of fused operators, by torch.export.
 
-The module is traced at one small size; since no operator here depends on the size, the graph holds for every size.  (Where
-a size is written into the trace, a second trace must give the same graph.)  Covered, each by a handler in
+The module is traced at one small size; since no operator here depends on the size, the graph holds for every size.
+(Where a size is written into the trace, a second trace must give the same graph.)  Covered, each by a handler in
 lower_ops.py:
   - convolution and transposed convolution that keep the size or divide or multiply it exactly, with any groups and
     dilation, with zero, reflected or repeated borders, also where these come from a pad before it;
   - ReLU and its relatives, PReLU, sigmoid, tanh, GELU, SiLU, ELU, softplus, clamping;
   - sum, difference and product of images, of an image and a constant or one value for each channel; batch norm;
   - concat, split and reordering of channels, pixel shuffle and unshuffle, max and average pooling, resizing by a
-    whole factor, and a plane filled from sigma.
+    whole factor, and a plane filled from sigma;
   - layer norm over channels, linear layers where channels stand last, window and channel attention (our operators),
-    means over the whole picture;
+    means over the whole picture, warping by a flow (our operator);
   - states: a module with `states`, a list of (channels, stride), takes them as its last arguments and gives their
     successors after its result.
 What works on constants alone, such as a weight's normalisation, is computed once.  Each fusion needs that nobody
@@ -26,7 +26,6 @@ from torch import Tensor, nn
 from fastrestore.errors import UnsupportedOperator
 from fastrestore.lower_ops import CONVOLUTIONS, HANDLERS, Last, Record, Sigma, View, array, image
 from fastrestore.ops import _C
-
 
 BORDERS = {"replicate": "clamp", "reflect": "reflect", "zero": "zero"}  # a module's `pads_with` as the graph names it
 

@@ -338,6 +338,11 @@ def _mean(walk, x):
     return walk.add("mean", walk.add("partial_sum", x, channels=x.channels), channels=x.channels)
 
 
+def warp(walk, node, x, flow):
+    x, flow = image(walk, x), image(walk, flow)
+    return walk.add("warp", x, flow, channels=x.channels)
+
+
 def permute(walk, node, x, dims):
     order = [d % 4 for d in dims]
     if order == [0, 1, 2, 3]:
@@ -793,6 +798,7 @@ HANDLERS = {
     "aten.mean.dim": mean,
     "aten.permute": permute,
     "fastrestore.layer_norm": layer_norm,
+    "fastrestore.warp": warp,
     "fastrestore.window_attention": window_attention,
     "fastrestore.channel_attention": channel_attention,
     **_with_in_place(

@@ -1,4 +1,4 @@
-"""Plans with states: the frames' results are float64 torch's, however the frames are cut, and a session can begin anew."""
+"""Plans with states: frames as float64 torch gives them, however they are cut; a session can begin anew."""
 
 from types import SimpleNamespace
 
@@ -12,6 +12,7 @@ import fastrestore as fr
 from fastrestore import engine
 from fastrestore.errors import MemoryBudgetError, UnsupportedOperator
 from fastrestore.layers import ConvGRU, ConvLSTM
+from fastrestore.ops import warp
 
 
 class Video(nn.Module):
@@ -129,6 +130,44 @@ def test_a_cancelled_frame_is_forgotten():
     with pytest.raises(InterruptedError):
         session.run(b, progress=stop)
     np.testing.assert_array_equal(session.run(b, clip=False), other.run(b, clip=False))
+
+
+class Moving(Video):
+    """What was before is moved along a flow that the two frames give."""
+
+    states = ((3, 1), (8, 2))
+
+    def __init__(self):
+        super().__init__()
+        self.flow, self.coarse = conv(6, 2), nn.Conv2d(6, 2, 2, stride=2)
+
+    def forward(self, x, last, hidden):
+        both = torch.cat([x, last], 1)
+        moved = warp(last, 3 * self.flow(both))
+        hidden = self.gru(self.down(x), warp(hidden, 5 * self.coarse(both)))
+        y = x + 0.5 * (moved - x) + 0.3 * self.up(hidden)
+        return y, y, hidden
+
+
+@pytest.mark.parametrize("size", [(1, 1), (9, 14), (37, 53)], ids=str)
+def test_states_are_warped(size):
+    model = randomised(Moving())
+    plan = engine.compile(model)
+    assert plan.halo is None
+    images = frames(3, *size)
+    exact = eager(model, images)
+    for threads in (1, 3):
+        session = plan.session(threads=threads)
+        results = [session.run(image, clip=False) for image in images]
+        # A flow of several pixels is rounded like a coordinate, and multiplies the difference of two pixels.
+        np.testing.assert_allclose(results, exact, rtol=0, atol=1e-4)
+        if threads == 1:
+            wanted = results
+    np.testing.assert_array_equal(results, wanted)
+    narrow = engine.compile(model, precision="bfloat16").session(threads=2)
+    for image, result in zip(images, exact, strict=True):
+        error = narrow.run(image, clip=False) - result
+        assert 10 * np.log10((result**2).max() / (error**2).mean()) > 40
 
 
 def test_wrong_states_are_named():

@@ -88,8 +88,7 @@ int64_t resized_rows(const Node& node, int64_t have) {
 // after each, and a convolution leaves what lies beyond its channels as it was.
 bool may_share(const Plan& plan, size_t n) {
   const Op op = plan.node(n).op;
-  const bool own_channels =
-      op == Op::conv2d || op == Op::conv_transpose2d || op == Op::input || op == Op::state;
+  const bool own_channels = op == Op::conv2d || op == Op::conv_transpose2d || op == Op::input || op == Op::state;
   return op != Op::sigma_plane && !plan.graph().is_result(n) &&
          (!own_channels || plan.node(n).channels == plan.step(n).pitch);
 }
@@ -274,6 +273,9 @@ int64_t rows_possible(const Plan& plan, size_t n, const std::vector<int64_t>& ro
         case Op::partial_gram:
           possible = have / node.fold;
           break;
+        case Op::warp:
+          possible = i == 0 ? 0 : have;
+          break;
         case Op::mean:
         case Op::channel_softmax:
           possible = 0;
@@ -338,6 +340,8 @@ int64_t first_row_needed(const Plan& plan, size_t n, size_t which, int64_t done,
     case Op::partial_sum:
     case Op::partial_gram:
       return done * node.fold;
+    case Op::warp:
+      return which == 0 ? 0 : done;
     case Op::window_attention:
     case Op::mean:
     case Op::channel_softmax:

@@ -179,9 +179,9 @@ Plan::Plan(Graph graph, Precision precision, Isa isa)
     workspace_floats_ = std::max(workspace_floats_, floats);
   }
   shift_row_grids();
-  row_kernels_ = {get_activation(isa),       &get_arithmetic(isa),       get_pool(isa),
-                  get_resize(isa),           get_layer_norm(isa),        get_partial_sum(isa),
-                  get_window_attention(isa), &get_channel_attention(isa)};
+  row_kernels_ = {get_activation(isa),       &get_arithmetic(isa),        get_pool(isa),
+                  get_resize(isa),           get_layer_norm(isa),         get_partial_sum(isa),
+                  get_window_attention(isa), &get_channel_attention(isa), get_warp(isa)};
 }
 
 // Every node's lag, when the picture has been read down to a row far from its edges that all grids share.
@@ -200,11 +200,16 @@ void Plan::shift_row_grids() {
 // stay float32: the residual of a whole network would lose more than all of its products.
 void Plan::choose_elements() {
   const size_t count = steps_.size();
+  std::vector<bool> pinned(count, false);  // a warped image's rows are read where they lie, and shares of pixels add up
+  for (const Node& node : graph_.nodes())
+    if (node.op == Op::warp)
+      for (int input : node.inputs) pinned[static_cast<size_t>(input)] = true;
   std::vector<bool> keep(count, true);  // float32, unless a consumer that comes later says otherwise
   for (size_t n = count; n-- > 0;) {
     const Node& node = graph_.nodes()[n];
-    if (node.op == Op::input || node.op == Op::sigma_plane || node.op == Op::state || graph_.is_result(n)) keep[n] = true;
-    if (node.fold > 0 || node.op == Op::channel_softmax) keep[n] = true;
+    if (node.op == Op::input || node.op == Op::sigma_plane || node.op == Op::state || graph_.is_result(n))
+      keep[n] = true;
+    if (node.fold > 0 || node.op == Op::channel_softmax || node.op == Op::warp || pinned[n]) keep[n] = true;
     if (!keep[n]) steps_[n].element = Element::bf16;
     const bool convolution = node.op == Op::conv2d || node.op == Op::conv_transpose2d;
     for (size_t i = 0; i < node.inputs.size(); ++i)

@@ -10,6 +10,7 @@
 #include "kernels/channel_attention/channel_attention.h"
 #include "kernels/layer_norm/layer_norm.h"
 #include "kernels/partial_sum/partial_sum.h"
+#include "kernels/warp/warp.h"
 #include "kernels/window_attention/window_attention.h"
 
 namespace fr {
@@ -53,6 +54,7 @@ struct RowKernels {
   PartialSumFn* partial_sum;
   WindowAttentionFn* window_attention;
   const ChannelAttentionKernels* channel_attention;
+  WarpFn* warp;
 };
 
 class Plan {

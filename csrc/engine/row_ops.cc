@@ -241,6 +241,25 @@ void mix(const Plan& plan, const Node& node, const Piece& p) {
   plan.row_kernels().channel_attention->mix(row);
 }
 
+void warp(const Plan& plan, const Node& node, const Piece& p) {
+  const FloatRows& in = p.in[0];
+  WarpRow row;
+  row.in = in.at(0, 0);  // all rows are held, one after the other
+  row.in_row = in.row_bytes / static_cast<int64_t>(sizeof(float));
+  row.height = in.height;
+  row.width = in.columns.size();
+  row.in_pitch = in.pitch;
+  row.flow = p.in[1].at(p.begin, p.x_begin);
+  row.flow_pitch = p.in[1].pitch;
+  row.out = target(p);
+  row.out_pitch = p.out.pitch;
+  row.y = p.begin;
+  row.x_begin = p.x_begin;
+  row.x_end = p.x_end;
+  row.channels = node.channels;
+  plan.row_kernels().warp(row);
+}
+
 // Window after window of a row of them.
 void window_attention(const Plan& plan, const Node& node, const Step& step, const Piece& p) {
   const float* in[kMostWindow];
@@ -313,6 +332,9 @@ bool compute(const Plan& plan, const Node& node, const Step& step, const Piece& 
       break;
     case Op::mix:
       mix(plan, node, p);
+      break;
+    case Op::warp:
+      warp(plan, node, p);
       break;
     case Op::input:
     case Op::state:

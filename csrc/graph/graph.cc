@@ -12,7 +12,7 @@ constexpr int64_t kMaxKernel = 64;
 constexpr int64_t kMaxStride = 1 << 10;
 // With these bounds even a graph from a hostile file has its halo and layout computed within seconds.
 constexpr size_t kMaxNodes = 20'000;
-constexpr size_t kMaxInputs = 100'000;           // of all nodes together
+constexpr size_t kMaxInputs = 100'000;  // of all nodes together
 constexpr size_t kMostStates = 64;
 constexpr int64_t kMaxPairs = int64_t{1} << 26;  // of pixels of a window, in all heads: each has a bias in memory
 
@@ -129,6 +129,8 @@ const char* op_name(Op op) {
       return "mix";
     case Op::state:
       return "state";
+    case Op::warp:
+      return "warp";
   }
   return "";
 }
@@ -475,11 +477,18 @@ int Graph::mix(int weights, int x, Channels values, int64_t heads) {
   return append(std::move(node));
 }
 
+int Graph::warp(int x, int flow) {
+  require_image(at(x), "warp");
+  require(at(flow).channels == 2 && same_size(at(flow), at(x)),
+          "warp: the flow must have the image's size and 2 channels");
+  return append(sized_like(at(x), Op::warp, {x, flow}));
+}
+
 int Graph::state(int64_t channels, int64_t stride) {
   require(channels >= 1 && channels <= kMaxChannels, "state: channels out of range: " + std::to_string(channels));
   require(stride >= 1 && stride <= kMaxStride, "state: stride out of range: " + std::to_string(stride));
-  require(!nodes_.empty() && states_.size() < kMostStates, "state: the input comes first, and then up to " +
-                                                               std::to_string(kMostStates) + " states");
+  require(!nodes_.empty() && states_.size() < kMostStates,
+          "state: the input comes first, and then up to " + std::to_string(kMostStates) + " states");
   Node node;
   node.op = Op::state;
   node.channels = channels;
@@ -515,7 +524,7 @@ bool Graph::takes_sigma() const {
 int64_t Graph::channels() const { return at(0).channels; }
 
 bool Graph::sees_everything() const {
-  return std::any_of(nodes_.begin(), nodes_.end(), [](const Node& n) { return n.fold > 0; });
+  return std::any_of(nodes_.begin(), nodes_.end(), [](const Node& n) { return n.fold > 0 || n.op == Op::warp; });
 }
 
 int64_t Graph::halo() const {
@@ -573,6 +582,8 @@ Interval needed(const Node& node, size_t which, Interval output, Axis axis) {
     case Op::partial_gram:
       if (axis == Axis::columns) return {-kEverything, kEverything};
       return {output.begin * node.fold, output.end * node.fold};
+    case Op::warp:
+      return which == 0 ? Interval{-kEverything, kEverything} : output;
     case Op::mean:
     case Op::channel_softmax:
       return axis == Axis::columns ? Interval{0, 1} : Interval{-kEverything, kEverything};

@@ -36,7 +36,8 @@ enum class Op {
   partial_gram,
   channel_softmax,
   mix,
-  state
+  state,
+  warp
 };
 
 constexpr size_t kMostInputs = 64;                 // of one node
@@ -145,6 +146,8 @@ class Graph {
   int partial_gram(int x, int64_t heads);
   int channel_softmax(int partial, std::vector<float> temperature);
   int mix(int weights, int x, Channels values, int64_t heads);
+  // x seen through a flow of two channels, along width and along height, in pixels of x; bilinear, edges repeated.
+  int warp(int x, int flow);
   // An image from the run before, of this graph's size / stride. Each must be given its successor before the graph is
   // used; that is kept in float32.
   int state(int64_t channels, int64_t stride);

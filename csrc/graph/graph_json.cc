@@ -333,6 +333,7 @@ const OpFormat kFormats[] = {
        f.integer("stride", n.stride);
      },
      [](Graph& g, Node& n) { return g.state(n.channels, n.stride); }},
+    {Op::warp, 2, 2, no_attributes, [](Graph& g, Node& n) { return g.warp(n.inputs[0], n.inputs[1]); }},
     {Op::partial_sum, 1, 1, no_attributes, [](Graph& g, Node& n) { return g.partial_sum(n.inputs[0]); }},
     {Op::mean, 1, 1, no_attributes, [](Graph& g, Node& n) { return g.mean(n.inputs[0]); }},
     {Op::window_attention, 1, 1,
@@ -427,7 +428,8 @@ Graph graph_from_json(const json::Value& document, const std::vector<NamedTensor
   }
   graph.set_output(node_number(*output));
   const json::Array* successors = next == nullptr ? nullptr : next->get<json::Array>();
-  require((successors == nullptr ? 0 : successors->size()) == graph.states().size(), "next must have a node for each state");
+  require((successors == nullptr ? 0 : successors->size()) == graph.states().size(),
+          "next must have a node for each state");
   for (size_t i = 0; i < graph.states().size(); ++i)
     graph.set_next(graph.states()[i].now, node_number((*successors)[i]));
   require(unused.empty(), "tensor " + (unused.empty() ? "" : quoted(unused.begin()->first)) + " belongs to no node");

@@ -270,6 +270,7 @@ void bind_engine(py::module_& m) {
             return graph.mix(weights, x, {values.first, values.second}, heads);
           },
           "weights"_a, "x"_a, "values"_a, "heads"_a)
+      .def("warp", &Graph::warp, "x"_a, "flow"_a)
       .def("state", &Graph::state, "channels"_a, "stride"_a)
       .def("set_next", &Graph::set_next, "state"_a, "node"_a)
       .def("set_output", &Graph::set_output, "node"_a)

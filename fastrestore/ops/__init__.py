@@ -21,6 +21,7 @@ from fastrestore.ops.conv2d import conv2d
 from fastrestore.ops.convert import from_pixels, to_pixels
 from fastrestore.ops.layer_norm import layer_norm
 from fastrestore.ops.pixel_shuffle import pixel_shuffle, pixel_unshuffle
+from fastrestore.ops.warp import warp
 from fastrestore.ops.window_attention import window_attention
 
 __all__ = [
@@ -32,5 +33,6 @@ __all__ = [
     "pixel_shuffle",
     "pixel_unshuffle",
     "to_pixels",
+    "warp",
     "window_attention",
 ]

@@ -1,4 +1,4 @@
-"""Softmax attention within square windows of an image, on a fixed or a shifted grid (Swin transformer, Liu et al., 2021).
+"""Softmax attention within square windows, on a fixed or a shifted grid (Swin transformer, Liu et al., 2021).
 
 qkv: [N, H, W, 3 C]: queries, keys and values one after the other, each by head; any sides.  bias: [heads,
 (2 side - 1)^2], added to the scores by the pixels' distance.  shift: where the first whole window begins; the smaller

@@ -82,7 +82,8 @@ def test_gathering_a_tile(machine, channels, kind, edge):
     image, y = picture(kind, channels), poisoned((1, 13, 13, 3), torch.float32)
     rows = machine.kernels.Picture(kind, list(image.shape), image.shape[1] * channels * image.element_size())
     machine.call(
-        "gather_tile", rows, image.data_ptr(), -3, -2, edge, "float32", machine.images(y), reads=[image], writes=[y])
+        "gather_tile", rows, image.data_ptr(), -3, -2, edge, "float32", machine.images(y), reads=[image], writes=[y]
+    )
     wanted = as_float(image).permute(2, 0, 1)[None].expand(1, 3, 7, 9)
     wanted = F.pad(wanted, (2, 2, 3, 3), mode=EDGES[edge]).permute(0, 2, 3, 1)
     assert torch.equal(y, wanted)

@@ -80,9 +80,7 @@ def test_conv2d(kernels, name, dtype):
         exact = exact + r.double()
     y = poisoned(exact.shape, dtype)
     packed = weight.flatten(2).permute(2, 0, 1).contiguous()
-    kernels["conv2d"].conv2d(
-        x, packed, b, r, y, slope=slope, scale=scale, residual_first=residual == "first", **given
-    )
+    kernels["conv2d"].conv2d(x, packed, b, r, y, slope=slope, scale=scale, residual_first=residual == "first", **given)
     assert_close(y, exact, dtype)
 
 

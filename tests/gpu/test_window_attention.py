@@ -53,7 +53,12 @@ def test_large_scores_do_not_overflow(machine):
 def test_refuses(machine):
     x = torch.zeros(1, 8, 8, 144, dtype=torch.float16)
     y = torch.zeros(1, 8, 8, 48, dtype=torch.float16)
-    for heads, side, shift, says in ((1, 8, 0, "2 to 32"), (2, 9, 0, "1 to 8"), (2, 8, 8, "shifted"), (16, 8, 0, "even")):
+    for heads, side, shift, says in (
+        (1, 8, 0, "2 to 32"),
+        (2, 9, 0, "1 to 8"),
+        (2, 8, 8, "shifted"),
+        (16, 8, 0, "even"),
+    ):
         with pytest.raises(ValueError, match=says):
             machine.call("window_attention", "float16", machine.images(x), heads, side, shift, 1.0, 0,
                          machine.images(y), reads=[x], writes=[y])  # fmt: skip

@@ -99,12 +99,13 @@ inline Graph attention_graph(int64_t channels) {
   return graph;
 }
 
-// A running mean of the pictures, and of what a convolution makes of them at half size.
+// A running mean of the pictures, which moves along, and of what a convolution makes of them at half size.
 inline Graph recurrent_graph(int64_t channels) {
   Graph graph;
   const int input = graph.input(channels);
   const int before = graph.state(channels, 1), deep = graph.state(2, 2);
-  const int mean = graph.add(input, before, 0.25f, 0.75f);
+  const int flow = graph.conv2d(input, conv_spec(channels, 2, 3, 1, 1), weights(2 * channels * 9), weights(2, 3.0f));
+  const int mean = graph.add(input, graph.warp(before, flow), 0.25f, 0.75f);
   const int half = graph.conv2d(mean, conv_spec(channels, 2, 2, 2, 0), weights(2 * channels * 4), {});
   const int next = graph.add(half, deep, 0.5f, 0.5f);
   const int up = graph.conv_transpose2d(next, conv_spec(2, channels, 2, 2, 0), weights(2 * channels * 4), {});

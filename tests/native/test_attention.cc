@@ -8,6 +8,7 @@
 #include "kernels/channel_attention/channel_attention.h"
 #include "kernels/layer_norm/layer_norm.h"
 #include "kernels/partial_sum/partial_sum.h"
+#include "kernels/warp/warp.h"
 #include "kernels/window_attention/window_attention.h"
 
 using namespace fr;
@@ -31,6 +32,9 @@ const Variant<PartialSumFn*> kSums[] = {
 };
 const Variant<WindowAttentionFn*> kWindows[] = {
 #include "kernels/window_attention/kernels.inc"
+};
+const Variant<WarpFn*> kWarps[] = {
+#include "kernels/warp/kernels.inc"
 };
 #undef FR_KERNEL
 #define FR_KERNEL(name, isa) {#name, isa, &name},
@@ -206,6 +210,47 @@ void check_channels(const Variant<const ChannelAttentionKernels*>& variant, Elem
   CHECK_SAYING(fine, std::string(variant.name) + " heads " + std::to_string(heads) + "x" + std::to_string(each));
 }
 
+void check_warp(const Variant<WarpFn*>& variant, int64_t height, int64_t width, int64_t channels,
+                std::mt19937& random) {
+  const int64_t pitch = channels + 1, in_row = width * pitch + 5;
+  const auto in = sample(height * in_row, random);
+  auto flow = sample(width * 3, random);
+  for (float& v : flow) v *= 3;
+  flow[0] = NAN;
+  flow[1] = INFINITY;
+  std::vector<float> out(at(width * (channels + 2)), kGuard);
+  for (int64_t y = 0; y < height; ++y) {
+    variant.run(
+        {in.data(), height, width, in_row, pitch, flow.data(), 3, out.data(), channels + 2, y, 0, width, channels});
+    bool fine = true;
+    for (int64_t x = 0; x < width; ++x) {
+      const auto place = [](double p, int64_t size) {
+        return std::isnan(p) ? 0.0 : std::min(std::max(p, 0.0), static_cast<double>(size - 1));
+      };
+      const double across = place(static_cast<double>(x) + flow[at(3 * x)], width);
+      const double down = place(static_cast<double>(y) + flow[at(3 * x + 1)], height);
+      const auto pixel = [&](double row, double column, int64_t c) {
+        return static_cast<double>(
+            in[at(static_cast<int64_t>(row) * in_row + static_cast<int64_t>(column) * pitch + c)]);
+      };
+      for (int64_t c = 0; c < channels; ++c) {
+        double sum = 0;
+        for (double row : {std::floor(down), std::ceil(down)})
+          for (double column : {std::floor(across), std::ceil(across)}) {
+            const double share_y = row == std::floor(down) ? 1 - (down - std::floor(down)) : down - std::floor(down);
+            const double share_x =
+                column == std::floor(across) ? 1 - (across - std::floor(across)) : across - std::floor(across);
+            sum += (std::floor(down) == std::ceil(down) ? 0.5 : share_y) *
+                   (std::floor(across) == std::ceil(across) ? 0.5 : share_x) * pixel(row, column, c);
+          }
+        fine &= near(out[at(x * (channels + 2) + c)], sum, 2e-5);
+      }
+      fine &= out[at(x * (channels + 2) + channels)] == kGuard;
+    }
+    CHECK_SAYING(fine, std::string(variant.name) + " channels " + std::to_string(channels));
+  }
+}
+
 }  // namespace
 
 int main() {
@@ -232,5 +277,9 @@ int main() {
       for (Element element : {Element::f32, Element::bf16})
         for (int64_t each : {1, 4, 17, 48, 96})
           for (int64_t pixels : {1, 70, 131}) check_channels(variant, element, 2, each, pixels, random);
+  for (const auto& variant : kWarps)
+    if (includes(cpu_isa(), variant.isa))
+      for (int64_t channels : {1, 3, 16, 21})
+        for (int64_t side : {1, 2, 9}) check_warp(variant, side, side + 2, channels, random);
   return fr::test::result();
 }

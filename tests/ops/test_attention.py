@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from fastrestore.ops import channel_attention, layer_norm, window_attention
+from fastrestore.ops import channel_attention, layer_norm, warp, window_attention
 from fastrestore.ops.channel_attention import reference as channel_reference
 from fastrestore.ops.layer_norm import reference as norm_reference
 from fastrestore.ops.window_attention import reference as window_reference
@@ -91,7 +91,24 @@ def test_channel_attention():
     torch.testing.assert_close(channel_attention(qkv, temperature)[1, 8:], wanted, rtol=0, atol=1e-6)
 
 
+def test_warp():
+    torch.manual_seed(0)
+    x, flow = torch.randn(2, 5, 7, 9), torch.randn(2, 2, 7, 9) * 4
+    y = warp(x, flow)
+    row, column = 3, 6
+    for n in range(2):
+        across = float((column + flow[n, 0, row, column]).clamp(0, 8))
+        down = float((row + flow[n, 1, row, column]).clamp(0, 6))
+        i, j = min(int(down), 5), min(int(across), 7)
+        a, b = x[n, :, i, j : j + 2].T, x[n, :, i + 1, j : j + 2].T
+        above, below = (p[0] + (across - j) * (p[1] - p[0]) for p in (a, b))
+        torch.testing.assert_close(y[n, :, row, column], above + (down - i) * (below - above), rtol=0, atol=1e-5)
+    assert torch.equal(warp(x[..., :1, :1], flow[..., :1, :1]), x[..., :1, :1])
+
+
 def test_gradients():
+    x, flow = torch.randn(1, 2, 3, 4, dtype=torch.float64), torch.rand(1, 2, 3, 4, dtype=torch.float64) * 0.5 + 0.2
+    assert torch.autograd.gradcheck(warp, (x.requires_grad_(), flow.requires_grad_()))
     qkv, bias = window_case((1, 5, 4), 2, 2, 3, torch.float64)
     for tensor in (qkv, bias):
         tensor.requires_grad_()
@@ -118,6 +135,7 @@ QKV = torch.zeros(1, 4, 4, 12)
         (ValueError, "side must be 1 to 64", lambda: window_attention(QKV, torch.zeros(2, 1), 0)),
         (ValueError, "weight and bias", lambda: layer_norm(torch.zeros(1, 3, 2, 2), torch.ones(4), None, 1e-5)),
         (TypeError, "one floating type", lambda: layer_norm(QKV, torch.ones(4).double(), None, 1e-5)),
+        (ValueError, r"flow \[N, 2, H, W\]", lambda: warp(QKV, torch.zeros(1, 2, 4, 5))),
         (ValueError, "multiple of 5 heads", lambda: channel_attention(QKV, torch.ones(5))),
         (ValueError, r"\[heads\]", lambda: channel_attention(QKV, torch.ones(2, 1))),
     ],

@@ -34,6 +34,7 @@ def _calls(name: str, x: torch.Tensor) -> list[tuple]:
         "layer_norm": [(x, torch.randn(4), torch.randn(4), 1e-5, True), (x, torch.randn(4), None, 1e-5, False)],
         "channel_attention": [(torch.randn(2, 12, 3, 4), torch.randn(2))],
         "local_mean": [(x, 3)],
+        "warp": [(x, torch.randn(2, 2, 6, 4))],
     }[name]
 
 
