@@ -16,10 +16,10 @@ import torch
 
 from fastrestore import engine
 from fastrestore.bench.contest import Line, Truth
+from fastrestore.bench.embedded import FROM_C, Embedded, program
 from fastrestore.bench.machine import machine
 from fastrestore.bench.networks import NETWORKS, SIGMA, picture, sides
 from fastrestore.bench.peers import PEERS, Peer, chosen, missing, onnx_model
-from fastrestore.bench.suites.latency import embed_c
 from fastrestore.bench.timing import OURS
 
 AXES = {"network": ["ffdnet"], "size": ["256x256"], "threads": [1]}
@@ -76,13 +76,21 @@ def run(network: str, size: str, threads: int = 1, peers: str = "all", rounds: i
     truth = Truth(net, image)
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder)
-        line = Line(lambda who, result: {} if result is None else truth.check(who, result, "float32"))
+
+        def check(who: str, result: np.ndarray | None) -> dict[str, float]:
+            if result is None:
+                return {}  # a command that restores nothing
+            return embedded.check(result) if who == FROM_C else truth.check(who, result, "float32")
+
+        line = Line(check)
         np.save(place / "in.npy", image)
-        engine.compile(model).save(place / "model.frp")
+        plan = engine.compile(model)
+        plan.save(place / "model.frp")
         line.make(OURS, lambda: Peer(_process(place, OURS, threads, model.takes_sigma)), "fastrestore")
         line.prove(OURS)
-        if program := embed_c():
-            line.admit("fastrestore, from C", lambda: Peer(_c_process(place, program, image, model)), "fastrestore")
+        if restore := program():
+            embedded = Embedded(restore, place, plan, image, SIGMA if model.takes_sigma else None, threads)
+            line.admit(FROM_C, lambda: Peer(lambda: (embedded.run(), embedded.read())[1]), "fastrestore")
         plain = net.make_plain(model, height, width)
         (place / "model.onnx").write_bytes(onnx_model(plain, image, "float32"))
         with torch.no_grad():
@@ -107,18 +115,6 @@ def _process(place: Path, who: str, threads: int, takes_sigma: bool = True) -> C
     def run() -> np.ndarray:
         _call([sys.executable, "-c", program], place)
         return np.load(place / "out.npy")
-
-    return run
-
-
-def _c_process(place: Path, program: Path, image: np.ndarray, model: torch.nn.Module) -> Callable[[], np.ndarray]:
-    image.tofile(place / "in.raw")
-    command = [program, "model.frp", "in.raw", "out.raw", "--raw", f"{image.shape[1]}x{image.shape[0]}x3:f32"]
-    command += ["--sigma", SIGMA] if model.takes_sigma else []
-
-    def run() -> np.ndarray:
-        _call(command, place)
-        return np.fromfile(place / "out.raw", np.float32).reshape(image.shape)
 
     return run
 
