@@ -3,10 +3,12 @@
 Everything a process needs lies in files: a plan for us, an ONNX model for those that read one, weights for torch.
 """
 
+import copy
 import os
 import subprocess
 import sys
 import tempfile
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,7 +20,7 @@ from fastrestore import engine
 from fastrestore.bench.contest import Line, Truth
 from fastrestore.bench.embedded import FROM_C, Embedded, program
 from fastrestore.bench.machine import machine
-from fastrestore.bench.networks import NETWORKS, SIGMA, picture, sides
+from fastrestore.bench.networks import NETWORKS, SIGMA, Plain, picture, sides
 from fastrestore.bench.peers import PEERS, Peer, chosen, missing, onnx_model
 from fastrestore.bench.timing import OURS
 
@@ -92,21 +94,26 @@ def run(network: str, size: str, threads: int = 1, peers: str = "all", rounds: i
             embedded = Embedded(restore, place, plan, image, SIGMA if model.takes_sigma else None, threads)
             line.admit(FROM_C, lambda: Peer(lambda: (embedded.run(), embedded.read())[1]), "fastrestore")
         plain = net.make_plain(model, height, width)
-        (place / "model.onnx").write_bytes(onnx_model(plain, image, "float32"))
-        with torch.no_grad():
-            x = torch.zeros(1, 3, height, width)
-            torch.jit.trace(plain.to(memory_format=torch.channels_last), x).save(place / "model.pt")
-        for peer in chosen(peers):
-            if peer not in PROGRAMS:
-                continue
+        for peer in [peer for peer in chosen(peers) if peer in PROGRAMS]:
             if reason := missing(peer, "float32"):
                 line.left_out[peer] = reason
+                continue
+            if "onnx" in PEERS[peer].packages:
+                (place / "model.onnx").write_bytes(onnx_model(plain, image, "float32"))
             else:
-                line.admit(peer, lambda p=peer: Peer(_process(place, p, threads)), PEERS[peer].packages[0])
+                _save_traced(plain, image, place / "model.pt")
+            line.admit(peer, lambda p=peer: Peer(_process(place, p, threads)), PEERS[peer].packages[0])
         for what, command in COMMANDS.items():
             line.admit(what, lambda c=command: Peer(lambda: _call(c, place)), "fastrestore")
         compared = line.compare(0.0, threads, rounds or ROUNDS)
     return {"machine": machine(), "suite": "startup", "network": network, "size": size, **compared}
+
+
+def _save_traced(plain: Plain, image: np.ndarray, path: Path) -> None:
+    x = torch.from_numpy(image).permute(2, 0, 1)[None]
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # as for the peer
+        torch.jit.trace(copy.deepcopy(plain).to(memory_format=torch.channels_last), x).save(path)
 
 
 def _process(place: Path, who: str, threads: int, takes_sigma: bool = True) -> Callable[[], np.ndarray]:
