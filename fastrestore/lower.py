@@ -1,14 +1,14 @@
 """PyTorch module -> graph of fused operators, by torch.export.
 
-The module is traced at one small size; since no operator here depends on the size, the graph holds for every size.  (Where
-a size is written into the trace, a second trace must give the same graph.)  Covered, each by a handler in
+The module is traced at one small size; since no operator here depends on the size, the graph holds for every size.
+(Where a size is written into the trace, a second trace must give the same graph.)  Covered, each by a handler in
 lower_ops.py:
   - convolution and transposed convolution that keep the size or divide or multiply it exactly, with any groups and
     dilation, with zero, reflected or repeated borders, also where these come from a pad before it;
   - ReLU and its relatives, PReLU, sigmoid, tanh, GELU, SiLU, ELU, softplus, clamping;
   - sum, difference and product of images, of an image and a constant or one value for each channel; batch norm;
   - concat, split and reordering of channels, pixel shuffle and unshuffle, max and average pooling, resizing by a
-    whole factor, and a plane filled from sigma.
+    whole factor, and a plane filled from sigma;
   - layer norm over channels, linear layers where channels stand last, window and channel attention (our operators),
     means over the whole picture, warping by a flow (our operator);
   - states: a module with `states`, a list of (channels, stride), takes them as its last arguments and gives their

@@ -14,7 +14,7 @@ import torch
 from PIL import Image as PilImage
 from torch import Tensor, nn
 
-from fastrestore import engine, estimate, geo, pieces, sinks, sources, zoo
+from fastrestore import dicom, engine, estimate, geo, pieces, sinks, sources, zoo
 from fastrestore import image as images
 from fastrestore.errors import ImageError, UnsupportedOperator
 from fastrestore.tiled import TiledModel
@@ -31,7 +31,8 @@ class Restorer:
 
     model: a name that fastrestore.models() lists, a .safetensors file, a plan's .frp file, an nn.Module, or None
     for the task's default.  device: "auto" or "cpu".  precision: "auto" (float32), "float32" or "bfloat16" (about 60 dB
-    from float32's result, and several times as fast on AMX).  memory: bytes, or a string like "1GiB", for the work
+    from float32's result, and several times as fast on AMX); "int8" only for a plan
+    file that was compiled so.  memory: bytes, or a string like "1GiB", for the work
     beyond input and output; the result does not depend on it.  threads: None for all.
     Raises ModelError for a model that is unknown or refused, ValueError for other arguments that do not fit.
     """
@@ -121,38 +122,71 @@ class Restorer:
         TIFF and zarr are restored piece by piece into TIFF or zarr, within the memory budget at any size; the bytes are
         those of a run in memory.  Other pictures are decoded whole.  max_pixels: larger ones are refused; None: those
         that would be decoded whole and have more than image.MAX_PIXELS.
-        GeoTIFFs with no-data or further bands keep them, band by band; see geo.py.
+        GeoTIFFs with no-data or further bands keep them, band by band; see geo.py.  DICOM becomes DICOM (.dcm).
         Returns {sigma (used, or None), height, width, seconds (of the model), notices}, and piece by piece {stages,
         bottleneck, waited}, see pieces.restore.  A float picture with samples outside [0, 1] is not clipped, by notice.
         Raises what image.read, __call__ and image.write do.
         """
         self._check(sigma, strength)
         os.stat(source)  # that it is missing is the more useful message
-        if geo.wanted(source, target) and self._runner.halo is not None:
-            source, target = Path(source), Path(target)
+        source, target, way = Path(source), Path(target), self.way(source, target)
+        if way == "pieces":
+            with sources.open_image(source, max_pixels=max_pixels) as opened:
+                return self.opened(opened, target, sigma, strength, quality=quality, progress=progress)
+        if way == "bands":
             return geo.restore(
                 source,
                 target,
                 lambda bands, sink, tick: self._into(sink, bands, target.parent, sigma, strength, tick),
                 progress or _nothing,
             )
-        if self.in_pieces(source, target):
-            with sources.open_image(source, max_pixels=max_pixels) as opened:
-                return self.opened(opened, target, sigma, strength, quality=quality, progress=progress)
+        if way == "slices":
+            return self._slices(source, target, sigma, strength, max_pixels, progress)
         images.format_of(target)
         picture = images.read(source, max_pixels=max_pixels)
         report = self.picture(picture, sigma, strength, progress)
         report["notices"] += images.write(target, picture, quality=quality)
         return report
 
-    def in_pieces(self, source: str | os.PathLike, target: str | os.PathLike) -> bool:
-        """Whether file() works piece by piece: into zarr always; with a model that does not look at the whole picture
-        at once, also into TIFF from a zarr, a large TIFF, or a GeoTIFF that geo.wanted() speaks of."""
-        if Path(target).suffix.lower() == sources.ZARR:
-            return True
-        if images.format_of(target) != "TIFF" or self._runner.halo is None:
-            return False
-        return os.path.isdir(source) or geo.wanted(source, target) or sources.is_large_tiff(source, WHOLE_BYTES)
+    def way(self, source: str | os.PathLike, target: str | os.PathLike) -> str:
+        """How file() works.  "pieces": into zarr, and with a model that does not look at the whole picture at once into
+        TIFF from a zarr or a large TIFF; "bands": with such a model, a GeoTIFF that geo.wanted() speaks of; "slices":
+        from DICOM into DICOM; "picture": whole."""
+        suffix, local = Path(target).suffix.lower(), self._runner.halo is not None
+        if suffix == sources.ZARR:
+            return "pieces"
+        if suffix == dicom.SUFFIX and dicom.is_dicom(source):
+            return "slices"
+        if images.format_of(target) != "TIFF" or not local:
+            return "picture"
+        if geo.wanted(source, target):
+            return "bands"
+        return "pieces" if os.path.isdir(source) or sources.is_large_tiff(source, WHOLE_BYTES) else "picture"
+
+    def _slices(
+        self,
+        source: Path,
+        target: Path,
+        sigma: float | None,
+        strength: float,
+        max_pixels: int | None,
+        progress: Progress | None,
+    ) -> dict[str, Any]:
+        tick = progress or _nothing
+        opened = dicom.Slice(source, images.MAX_PIXELS if max_pixels is None else max_pixels)
+        start, frames = time.perf_counter(), []
+        for n, frame in enumerate(opened.frames):
+            share = 1 / len(opened.frames)
+            restored, used = self._restore(
+                frame, sigma, strength, True, lambda done, n=n, s=share: tick((n + done) * s)
+            )
+            sigma = used  # of the first frame: one picture, one level
+            frames.append(restored)
+        seconds = time.perf_counter() - start
+        opened.back(frames)
+        opened.write(target)
+        height, width = frames[0].shape[:2]
+        return {"sigma": sigma, "height": height, "width": width, "seconds": seconds, "notices": []}
 
     def opened(
         self,

@@ -1,4 +1,4 @@
-"""Plans of norms, means over the picture and attention: what float64 torch gives, the same bits however they are cut."""
+"""Plans of norms, means over the picture and attention: what float64 torch gives, the same bits for every cut."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Plans with states: the frames' results are float64 torch's, however the frames are cut, and a session can begin anew."""
+"""Plans with states: frames as float64 torch gives them, however they are cut; a session can begin anew."""
 
 from types import SimpleNamespace
 

@@ -11,6 +11,8 @@
 
 namespace fr {
 
+struct FloatRows;
+
 struct Picture {
   const void* in = nullptr;
   void* out = nullptr;  // of the input's shape and type; must not overlap it
@@ -24,6 +26,8 @@ struct RunOptions {
   float strength = 1.0f;
   bool clip = true;
   std::function<bool(double)> progress;  // called with the share done after each band; false cancels
+  // Called with each node's new rows [begin, end), of floats in a float32 plan. Not by a GPU's sessions.
+  std::function<void(size_t node, const FloatRows& rows, int64_t begin, int64_t end)> observe;
 };
 
 struct RunReport {

@@ -40,7 +40,7 @@ def _command(task: str, does: str) -> Callable[..., None]:
         ] = None,
         strength: Annotated[float, typer.Option(min=0, max=1, help="0 keeps the input, 1 restores fully.")] = 1.0,
         device: Annotated[str, typer.Option(help="auto or cpu.")] = "auto",
-        precision: Annotated[str, typer.Option(help="auto (float32), float32 or bfloat16.")] = "auto",
+        precision: Annotated[str, typer.Option(help="auto (float32, or a plan file's), float32 or bfloat16.")] = "auto",
         memory: Annotated[
             str, typer.Option(help="Budget beyond input and output, like 64MiB; the result does not depend on it.")
         ] = "1GiB",
@@ -72,7 +72,8 @@ def _command(task: str, does: str) -> Callable[..., None]:
 
 def _targets(inputs: list[Path], output: Path) -> list[tuple[Path, Path]]:
     """(input, result) pairs.  Raises BadParameter where a result would overwrite an input or another result."""
-    folder = len(inputs) > 1 or output.is_dir() or str(output).endswith(os.sep)
+    zarr = output.suffix.lower() == ".zarr"  # a folder that is a picture
+    folder = len(inputs) > 1 or (output.is_dir() and not zarr) or str(output).endswith(os.sep)
     if not folder and not output.suffix:
         raise typer.BadParameter(f"{show_name(output)}: a result needs a suffix like .png, or be an existing folder")
     if folder and output.exists() and not output.is_dir():
