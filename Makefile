@@ -13,7 +13,7 @@ demo: $(STAMP)
 test: $(STAMP)
 	$(BIN)/python -m pytest -q
 
-# Results, and report/report.html, go here; quarter of an hour on two quiet cores. bench-full takes hours.
+# Results and report/report.html go here; bench-full takes every combination, which is hours.
 RECORD ?= benchmarks/results/local
 
 bench: $(STAMP)
