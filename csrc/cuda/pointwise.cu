@@ -81,6 +81,9 @@ __global__ void __launch_bounds__(kThreads) pointwise_kernel(const Params p) {
       case PixelOperation::multiply:
         v = operand_at<T>(p.a, at, channel) * operand_at<T>(p.b, at, channel);
         break;
+      case PixelOperation::gate:
+        v = curve(operation.curve, 0.0f, operand_at<T>(p.a, at, channel)) * operand_at<T>(p.b, at, channel);
+        break;
       case PixelOperation::affine:
         v = operand_at<T>(p.a, at, channel) * global_load(operation.table + channel) +
             global_load(operation.table + p.out.channels + channel);
@@ -98,7 +101,8 @@ __global__ void __launch_bounds__(kThreads) pointwise_kernel(const Params p) {
 void pointwise(Type type, const PixelOperation& operation, const PixelOperand& a, const PixelOperand& b,
                const Images& y, const Extent& out, Stream stream) {
   check_extent(out, "pointwise");
-  const bool takes_b = operation.kind == PixelOperation::add || operation.kind == PixelOperation::multiply;
+  const bool takes_b = operation.kind == PixelOperation::add || operation.kind == PixelOperation::multiply ||
+                       operation.kind == PixelOperation::gate;
   require(operation.kind == PixelOperation::fill || a.x.data != nullptr, "pointwise: the first operand is null");
   require(!takes_b || b.x.data != nullptr, "pointwise: the second operand is null");
   const int64_t written = operation.kind == PixelOperation::copy ? out.channels : round_up(out.channels, 8);

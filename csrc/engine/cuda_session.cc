@@ -274,7 +274,9 @@ void CudaSession::compute(size_t n, const Layout& layout, const RunOptions& opti
       operation.scale_b = node.scale_b;
       return cuda::pointwise(type_, operation, operand(n, 0, layout), operand(n, 1, layout), y, out, kStream);
     case Op::multiply:
-      operation.kind = PixelOperation::multiply;
+    case Op::gate:
+      operation.kind = node.op == Op::gate ? PixelOperation::gate : PixelOperation::multiply;
+      operation.curve = node.curve;
       return cuda::pointwise(type_, operation, operand(n, 0, layout), operand(n, 1, layout), y, out, kStream);
     case Op::affine:
     case Op::activate:

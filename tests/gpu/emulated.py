@@ -29,10 +29,10 @@ RTX = {"capability": 120, "processors": 2, "shared_limit": 99 << 10}
 
 # Beside csrc/cuda: what runs a graph, and reads one from a plan file.
 CORE = (
-    "base/isa.cc", "base/json.cc", "base/safetensors.cc", "base/sha256.cc", "engine/cuda_session.cc",
+    "base/isa.cc", "base/json.cc", "base/safetensors.cc", "base/sha256.cc", "engine/cuda_session.cc", "engine/int8.cc",
     "engine/picture.cc", "engine/plan_file.cc", "engine/precision.cc", "graph/graph.cc", "graph/graph_json.cc",
     "kernels/activation/activation.cc", "kernels/activation/baseline.cc", "kernels/resize/resize.cc",
-    "kernels/resize/baseline.cc",
+    "kernels/conv2d_int8/conv2d_int8.cc", "kernels/resize/baseline.cc",
     "python/bind_cuda.cc")  # fmt: skip
 
 
