@@ -31,7 +31,8 @@ class Restorer:
 
     model: a name that fastrestore.models() lists, a .safetensors file, a plan's .frp file, an nn.Module, or None
     for the task's default.  device: "auto" or "cpu".  precision: "auto" (float32), "float32" or "bfloat16" (about 60 dB
-    from float32's result, and several times as fast on AMX).  memory: bytes, or a string like "1GiB", for the work
+    from float32's result, and several times as fast on AMX); "int8" only for a plan
+    file that was compiled so.  memory: bytes, or a string like "1GiB", for the work
     beyond input and output; the result does not depend on it.  threads: None for all.
     Raises ModelError for a model that is unknown or refused, ValueError for other arguments that do not fit.
     """

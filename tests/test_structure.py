@@ -18,7 +18,7 @@ PYTHON = [
     ["layers"],
     ["models"],
     ["checkpoint", "convert", "foreign", "zoo"],
-    ["lower_ops", "lower", "engine", "tiled"],
+    ["lower_ops", "lower", "calibrate", "engine", "tiled"],
     ["planview"],
     ["sources"],
     ["sinks"],

@@ -164,7 +164,7 @@ void load(Read read, fr_plan** plan) {
   try {
     PlanFile file = read();
     loaded->card = json::write(file.card);
-    loaded->plan = std::make_shared<Plan>(std::move(file.graph), file.precision, isa);
+    loaded->plan = std::make_shared<Plan>(std::move(file.graph), file.precision, isa, std::move(file.levels));
     loaded->halo = loaded->plan->graph().halo();
   } catch (const std::logic_error& error) {  // whatever does not fit, the file says it
     fail(FR_BAD_FILE, error.what());

@@ -19,7 +19,7 @@ int64_t pixels_per_thread(const Plan& plan, const ConvSpec& spec) {
   const int64_t weights = spec.in_channels / spec.groups * spec.out_channels, taps = spec.kernel_h * spec.kernel_w;
   if (taps < 9 || spec.groups > 1) return std::min<int64_t>(weights * taps / 36, 256);
   if (weights > 96 * 96) return 1024;
-  return plan.precision() == Precision::bfloat16 ? 2048 : 4096;
+  return plan.precision() == Precision::float32 ? 4096 : 2048;
 }
 
 // The rows of node n in such a band; 0 for what is no convolution of an image.
@@ -282,6 +282,7 @@ int64_t rows_possible(const Plan& plan, size_t n, const std::vector<int64_t>& ro
           break;
         case Op::layer_norm:
         case Op::mix:
+        case Op::gate:
         case Op::concat:
         case Op::add:
         case Op::multiply:
@@ -347,6 +348,7 @@ int64_t first_row_needed(const Plan& plan, size_t n, size_t which, int64_t done,
     case Op::channel_softmax:
     case Op::layer_norm:
     case Op::mix:
+    case Op::gate:
     case Op::concat:
     case Op::add:
     case Op::multiply:

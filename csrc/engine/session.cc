@@ -214,6 +214,7 @@ void Session::run_strip(const Strip& strip, const Picture& picture, const RunOpt
       else
         compute(strip, n, rows[n], next);
       fill_margins(strip, n, rows[n], next);
+      if (options.observe) observe_rows(strip, n, rows[n], next, options);
       rows[n] = next;
       spent_in(n);
     }
@@ -240,6 +241,16 @@ char* Session::row(size_t n, int64_t y) {
   const Step& step = plan_->step(n);
   return arena_.data() + places_[n][static_cast<size_t>(y % layout_.held[n].all)] +
          step.margin * step.pitch * element_bytes(step.element);
+}
+
+// Row by row: rows that pass do not lie as in a ring.
+void Session::observe_rows(const Strip& strip, size_t n, int64_t begin, int64_t end, const RunOptions& options) {
+  FloatRows view = float_rows(strip, n);
+  for (int64_t y = begin; y < end; ++y) {
+    view.base = row(n, y);
+    view.first_row = y;
+    options.observe(n, view, y, y + 1);
+  }
 }
 
 float* Session::workspace(int thread) {
@@ -288,7 +299,7 @@ void Session::compute_pieces(const Strip& strip, size_t n, int64_t begin, int64_
   });
 }
 
-// Sets the views of a piece, copying bfloat16 images to scratch; returns what is left of that.
+// Sets the views of a piece, copying narrower images to scratch; returns what is left of that.
 float* Session::enter_piece(const Strip& strip, size_t n, Piece& piece, float* scratch) {
   const Node& node = plan_->node(n);
   const ConvertKernels& convert = get_convert(plan_->isa());
@@ -314,22 +325,34 @@ float* Session::enter_piece(const Strip& strip, size_t n, Piece& piece, float* s
             std::min(rows.end, extent(plan_->node(input), Axis::rows, layout_.height))};
     columns = {std::max(columns.begin, all.begin), std::min(columns.end, all.end)};
     take(view, rows, columns);
-    for (int64_t y = rows.begin; y < rows.end; ++y)
-      convert.widen(reinterpret_cast<const Bf16*>(row(input, y)) + (columns.begin - all.begin) * view.pitch,
-                    view.at(y, columns.begin), columns.size() * view.pitch);
+    const Step& step = plan_->step(input);
+    for (int64_t y = rows.begin; y < rows.end; ++y) {
+      const char* from = row(input, y) + (columns.begin - all.begin) * view.pitch * element_bytes(step.element);
+      float* to = view.at(y, columns.begin);
+      if (step.element == Element::bf16)
+        convert.widen(reinterpret_cast<const Bf16*>(from), to, columns.size() * view.pitch);
+      else
+        convert.widen_levels(reinterpret_cast<const uint8_t*>(from), to, columns.size() * view.pitch, step.levels);
+    }
   }
   piece.out = float_rows(strip, n);
-  if (plan_->step(n).element == Element::bf16) take(piece.out, {piece.begin, piece.end}, {piece.x_begin, piece.x_end});
+  if (plan_->step(n).element != Element::f32) take(piece.out, {piece.begin, piece.end}, {piece.x_begin, piece.x_end});
   return scratch;
 }
 
 void Session::leave_piece(const Strip& strip, size_t n, const Piece& piece) {
-  if (plan_->step(n).element == Element::f32) return;
-  const int64_t pitch = plan_->step(n).pitch, values = (piece.x_end - piece.x_begin) * pitch;
-  for (int64_t y = piece.begin; y < piece.end; ++y)
-    get_convert(plan_->isa())
-        .narrow(piece.out.at(y, piece.x_begin),
-                reinterpret_cast<Bf16*>(row(n, y)) + (piece.x_begin - strip.columns[n].begin) * pitch, values);
+  const Step& step = plan_->step(n);
+  if (step.element == Element::f32) return;
+  const ConvertKernels& convert = get_convert(plan_->isa());
+  const int64_t values = (piece.x_end - piece.x_begin) * step.pitch;
+  for (int64_t y = piece.begin; y < piece.end; ++y) {
+    const float* from = piece.out.at(y, piece.x_begin);
+    char* to = row(n, y) + (piece.x_begin - strip.columns[n].begin) * step.pitch * element_bytes(step.element);
+    if (step.element == Element::bf16)
+      convert.narrow(from, reinterpret_cast<Bf16*>(to), values);
+    else
+      convert.narrow_levels(from, reinterpret_cast<uint8_t*>(to), values, step.levels);
+  }
 }
 
 void Session::read_rows(const Strip& strip, const Picture& picture, int64_t begin, int64_t end) {
@@ -458,6 +481,7 @@ void Session::convolve(const Strip& strip, size_t n, int64_t begin, int64_t end)
         pointer = static_cast<const char*>(pointer) -
                   (in_columns.begin - band.in_begin) * band.in_pitch * element_bytes(band.in_element);
   band.out_element = step.element;
+  band.out_levels = step.levels;
   out_pointers_.clear();
   residual_pointers_.clear();
   for (int64_t y = begin; y < end; ++y) out_pointers_.push_back(y < top ? nullptr : row(n, y));
@@ -471,6 +495,7 @@ void Session::convolve(const Strip& strip, size_t n, int64_t begin, int64_t end)
     band.residual_begin = strip.columns[residual].begin;
     band.residual_pitch = plan_->step(residual).pitch;
     band.residual_element = plan_->step(residual).element;
+    band.residual_levels = plan_->step(residual).levels;
   }
   band.rows = end - begin;
   band.x_begin = columns.begin;
@@ -494,6 +519,7 @@ void Session::transpose_convolve(const Strip& strip, size_t n, int64_t begin, in
       band.in_pitch = plan_->step(input).pitch;
       band.in_element = plan_->step(input).element;
       band.out_element = step.element;
+      band.out_levels = step.levels;
       out_pointers_.clear();
       residual_pointers_.clear();
       for (int64_t y = begin + a; y < end; y += stride)
@@ -505,6 +531,7 @@ void Session::transpose_convolve(const Strip& strip, size_t n, int64_t begin, in
         const size_t residual = static_cast<size_t>(node.inputs[1]);
         const int64_t pitch = plan_->step(residual).pitch;
         band.residual_element = plan_->step(residual).element;
+        band.residual_levels = plan_->step(residual).levels;
         const int64_t offset =
             (columns.begin + b - strip.columns[residual].begin) * pitch * element_bytes(band.residual_element);
         for (int64_t y = begin + a; y < end; y += stride) residual_pointers_.push_back(row(residual, y) + offset);

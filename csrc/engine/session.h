@@ -28,6 +28,8 @@ struct RunOptions {
   float strength = 1.0f;
   bool clip = true;
   std::function<bool(double)> progress;  // called with the share done after each band; false cancels
+  // Called with each node's new rows [begin, end), of floats in a float32 plan.
+  std::function<void(size_t node, const FloatRows& rows, int64_t begin, int64_t end)> observe;
 };
 
 struct RunReport {
@@ -85,6 +87,7 @@ class Session {
   void read_state(const Strip& strip, size_t n, int64_t begin, int64_t end);
   void write_states(const Strip& strip, const std::vector<int64_t>& before);
   int64_t write_rows(const Strip& strip, const Picture& picture, const RunOptions& options, int64_t begin, int64_t end);
+  void observe_rows(const Strip& strip, size_t n, int64_t begin, int64_t end, const RunOptions& options);
   void compute(const Strip& strip, size_t n, int64_t begin, int64_t end);
   void convolve(const Strip& strip, size_t n, int64_t begin, int64_t end);
   void transpose_convolve(const Strip& strip, size_t n, int64_t begin, int64_t end);

@@ -65,7 +65,7 @@ typedef struct fr_plan_info {
   int64_t multiple_of;   /* pictures are padded to it, inside; any size may be given */
   int64_t packed_bytes;  /* memory of the packed weights */
   const char* isa;       /* of its kernels: baseline, avx2, avx512, avx512_bf16 */
-  const char* precision; /* float32, bfloat16 */
+  const char* precision; /* float32, bfloat16, int8 */
   const char* card;      /* JSON object: name, task, licence and so on, as far as known */
 } fr_plan_info;          /* the strings live as long as the plan's handle */
 

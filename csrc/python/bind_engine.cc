@@ -123,7 +123,7 @@ py::bytes plan_bytes(const Plan& plan, const std::string& card) {
   std::string content;
   {
     WithoutGil free;
-    content = write_plan_file(plan.graph(), plan.precision(), json::parse(card));
+    content = write_plan_file(plan.graph(), plan.precision(), json::parse(card), plan.levels());
   }
   return py::bytes(content);
 }
@@ -132,7 +132,7 @@ std::pair<std::shared_ptr<Plan>, std::string> load_plan(const std::string& path,
   try {
     WithoutGil free;
     PlanFile file = load_plan_file(path);
-    auto plan = std::make_shared<Plan>(std::move(file.graph), file.precision, usable_isa(isa));
+    auto plan = std::make_shared<Plan>(std::move(file.graph), file.precision, usable_isa(isa), std::move(file.levels));
     return {std::move(plan), json::write(file.card)};
   } catch (const std::system_error& error) {
     errno = error.code().value();
@@ -208,6 +208,16 @@ void bind_engine(py::module_& m) {
           },
           "a"_a, "b"_a, "parts"_a)
       .def(
+          "gate",
+          [](Graph& graph, int a, int b, const std::vector<std::pair<int64_t, int64_t>>& parts,
+             const std::string& curve, std::tuple<float, float, float> values) {
+            if (parts.size() != 2) throw py::value_error("gate: two operands have two parts");
+            const auto [first, second, third] = values;
+            return graph.gate(a, b, {parts[0].first, parts[0].second}, {parts[1].first, parts[1].second},
+                              {parse_curve(curve), first, second, third});
+          },
+          "a"_a, "b"_a, "parts"_a, "curve"_a, "values"_a)
+      .def(
           "affine",
           [](Graph& graph, int x, const Floats& scale, const Floats& shift) {
             return graph.affine(x, to_vector(scale), to_vector(shift));
@@ -280,11 +290,14 @@ void bind_engine(py::module_& m) {
       .def_property_readonly("halo", &Graph::halo);
 
   py::class_<Plan, std::shared_ptr<Plan>>(m, "Plan", "A graph made ready for one instruction set.")
-      .def(py::init([](const Graph& graph, const std::string& precision, const std::string& isa) {
+      .def(py::init([](const Graph& graph, const std::string& precision, const std::string& isa,
+                       const std::vector<std::tuple<int, float, int>>& levels) {
+             std::vector<ImageLevels> images;
+             for (const auto& [node, scale, zero] : levels) images.push_back({node, {scale, zero}});
              WithoutGil free;
-             return std::make_shared<Plan>(graph, parse_precision(precision), usable_isa(isa));
+             return std::make_shared<Plan>(graph, parse_precision(precision), usable_isa(isa), std::move(images));
            }),
-           "graph"_a, "precision"_a = "float32", "isa"_a = "")
+           "graph"_a, "precision"_a = "float32", "isa"_a = "", "levels"_a = std::vector<std::tuple<int, float, int>>())
       .def_property_readonly("precision", [](const Plan& plan) { return precision_name(plan.precision()); })
       .def_property_readonly("isa", [](const Plan& plan) { return isa_name(plan.isa()); })
       .def_property_readonly("channels", [](const Plan& plan) { return plan.graph().channels(); })

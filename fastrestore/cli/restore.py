@@ -40,7 +40,7 @@ def _command(task: str, does: str) -> Callable[..., None]:
         ] = None,
         strength: Annotated[float, typer.Option(min=0, max=1, help="0 keeps the input, 1 restores fully.")] = 1.0,
         device: Annotated[str, typer.Option(help="auto or cpu.")] = "auto",
-        precision: Annotated[str, typer.Option(help="auto (float32), float32 or bfloat16.")] = "auto",
+        precision: Annotated[str, typer.Option(help="auto (float32, or a plan file's), float32 or bfloat16.")] = "auto",
         memory: Annotated[
             str, typer.Option(help="Budget beyond input and output, like 64MiB; the result does not depend on it.")
         ] = "1GiB",
