@@ -6,6 +6,7 @@ from fastrestore.degrade.blur import Blur, blur, make_kernel
 from fastrestore.degrade.ct import LowDose, low_dose
 from fastrestore.degrade.jpeg import Jpeg, jpeg
 from fastrestore.degrade.moire import Moire, moire
+from fastrestore.degrade.motion import Motion, motion
 from fastrestore.degrade.noise import noise
 from fastrestore.degrade.sensor import Sensor, sensor
 
@@ -18,12 +19,14 @@ __all__ = [
     "Jpeg",
     "LowDose",
     "Moire",
+    "Motion",
     "Sensor",
     "blur",
     "jpeg",
     "low_dose",
     "make_kernel",
     "moire",
+    "motion",
     "noise",
     "sensor",
 ]

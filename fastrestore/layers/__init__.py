@@ -7,6 +7,7 @@ from fastrestore.layers.norm import ChannelNorm
 from fastrestore.layers.padding import pad_to_multiple
 from fastrestore.layers.residual import ResidualBlock
 from fastrestore.layers.sigma import sigma_map
+from fastrestore.layers.warp import warp
 from fastrestore.layers.windows import window_attention
 
 __all__ = [
@@ -18,5 +19,6 @@ __all__ = [
     "pad_to_multiple",
     "reach",
     "sigma_map",
+    "warp",
     "window_attention",
 ]

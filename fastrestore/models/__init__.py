@@ -16,6 +16,7 @@ from fastrestore.models.esdnet import ESDNet
 from fastrestore.models.ffdnet import FFDNet
 from fastrestore.models.mimo_unet import MIMOUNet
 from fastrestore.models.nafnet import NAFNet
+from fastrestore.models.recurrent_unet import RecurrentUNet
 from fastrestore.models.rednet import REDNet
 from fastrestore.models.restormer import Restormer
 from fastrestore.models.scunet import SCUNet
@@ -31,6 +32,7 @@ MODELS: dict[str, type[nn.Module]] = {
     "ffdnet": FFDNet,
     "mimo-unet": MIMOUNet,
     "nafnet": NAFNet,
+    "recurrent-unet": RecurrentUNet,
     "rednet": REDNet,
     "restormer": Restormer,
     "scunet": SCUNet,

@@ -15,9 +15,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from fastrestore import checkpoint, models
-from fastrestore.data import PairSampler, PatchSampler, load_pictures, make_pairs
+from fastrestore import models, zoo
+from fastrestore.data import ClipSampler, PairSampler, PatchSampler, load_pictures, make_pairs
 from fastrestore.errors import ModelError
+from fastrestore.train import sequences
 from fastrestore.train.adversarial import Critic
 from fastrestore.train.losses import weighted
 from fastrestore.train.recipe import Recipe, data_folders
@@ -93,10 +94,23 @@ def status(recipe: Recipe, state: Path) -> Status:
 def _initial_model(recipe: Recipe) -> nn.Module:
     if not recipe.init:
         return models.create(recipe.architecture, **recipe.config)
-    wanted = models.create(recipe.architecture, **recipe.config).config
-    model = checkpoint.load(recipe.init).train()
-    if model.config != wanted:
-        raise ModelError(f"{recipe.init} holds {model.config}, the recipe wants {wanted}")
+    model = models.create(recipe.architecture, **recipe.config)
+    start = zoo.load(recipe.init)
+    if type(start) is not type(model):
+        return _grown(model, start, recipe)
+    if start.config != model.config:
+        raise ModelError(f"{recipe.init} holds {start.config}, the recipe wants {model.config}")
+    return start.train()
+
+
+def _grown(model: nn.Module, start: nn.Module, recipe: Recipe) -> nn.Module:
+    """The model with the weights of a smaller one, all of which it has by the same names and shapes, and its own."""
+    grown = model.state_dict()
+    for name, value in start.state_dict().items():
+        if name not in grown or grown[name].shape != value.shape:
+            raise ModelError(f"{recipe.init}: its tensor {name} does not fit {recipe.architecture}")
+        grown[name] = value
+    model.load_state_dict(grown)
     return model
 
 
@@ -129,6 +143,21 @@ class _Run:
         rate = _learning_rate(recipe, step, self.progress(step))
         for group in self.optimiser.param_groups:
             group["lr"] = rate
+        self.optimiser.zero_grad(set_to_none=True)
+        if recipe.frames:
+            loss = sequences.learn(self.model, batch, self.loss, recipe.truncate, recipe.precision == "bfloat16")
+        else:
+            loss = self._learn(batch, rate)
+        nn.utils.clip_grad_norm_(self.parameters, recipe.clip)
+        self.optimiser.step()
+        decay = min(recipe.ema, (step + 1) / (step + 101))  # short memory at first, so that the start is forgotten
+        with torch.no_grad():
+            torch._foreach_lerp_(list(self.average.values()), self.parameters, 1 - decay)
+        return loss
+
+    def _learn(self, batch: Batch, rate: float) -> Tensor:
+        """Adds the gradients of a batch of pictures to the parameters', and returns the loss, detached."""
+        recipe = self.recipe
         clean, degraded, sigma = batch
         with torch.autocast(clean.device.type, torch.bfloat16, enabled=recipe.precision == "bfloat16"):
             restored = self.model(degraded, sigma) if self.model.takes_sigma else self.model(degraded)
@@ -137,13 +166,7 @@ class _Run:
                 self.critic.learn(clean, restored.detach(), rate / recipe.learning_rate)
             verdict = self.critic.judge(clean, restored) if self.critic else 0.0
         loss = self.loss(restored, clean) + verdict
-        self.optimiser.zero_grad(set_to_none=True)
         loss.backward()
-        nn.utils.clip_grad_norm_(self.parameters, recipe.clip)
-        self.optimiser.step()
-        decay = min(recipe.ema, (step + 1) / (step + 101))  # short memory at first, so that the start is forgotten
-        with torch.no_grad():
-            torch._foreach_lerp_(list(self.average.values()), self.parameters, 1 - decay)
         return loss.detach()
 
     def _identity(self) -> str:
@@ -154,6 +177,8 @@ class _Run:
             ("degradation", {}),
             ("adversarial", None),
             ("mix", 0.0),
+            ("frames", 0),
+            ("truncate", 0),
         ):  # younger than the first states: left out where unused
             if values[key] == default:
                 del values[key]
@@ -231,6 +256,11 @@ def _learning_rate(recipe: Recipe, step: int, progress: float) -> float:
 
 def _batches(recipe: Recipe, pictures: list[np.ndarray], state: Path) -> Callable[[int], Batch]:
     """Makes the batch of a step, on the CPU."""
+    if recipe.frames:
+        clips = ClipSampler(
+            pictures, recipe.frames, recipe.patch, recipe.batch, recipe.grey, recipe.sigma, recipe.seed
+        )
+        return lambda step: sequences.as_batch(clips(step))
     if not recipe.degradation:
         clean = PatchSampler(pictures, recipe.patch, recipe.batch, recipe.grey, recipe.seed)
         return lambda step: _noisy(recipe, clean, step)

@@ -35,6 +35,8 @@ class Recipe:
     sigma: tuple[float, float] = (0.0, 55.0)  # white noise: its level, uniform between these, in 0-255 units
     grey: float = 0.0  # share of grey patches
     mix: float = 0.0  # share of pairs made ahead that get a rectangle of another pair
+    frames: int = 0  # of a training clip, for recurrent models: moving parts of the pictures; 0: still pictures
+    truncate: int = 0  # frames through which gradients go back
     learning_rate: float = 1e-3  # Adam's, warmed up linearly, then one cosine down to 1 % of it
     warmup: int = 200  # steps
     clip: float = 0.5  # of the gradient's norm
@@ -61,6 +63,8 @@ class Recipe:
             "sigma": 0 <= low <= high,
             "grey": 0 <= self.grey <= 1,
             "mix": 0 <= self.mix <= (1 if self.degradation else 0),
+            "frames": self.frames == 0 or self.frames > 1,
+            "truncate": 0 < self.truncate <= self.frames if self.frames else self.truncate == 0,
             "degradation": not self.degradation or self._degradation_fits(),
             "loss": self.losses
             and self.losses.keys() <= LOSSES.keys()
