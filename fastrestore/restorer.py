@@ -1,10 +1,11 @@
 """Any picture in, the same kind out: the model, the noise level and the machine's path are chosen here."""
 
+import copy
 import math
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from functools import lru_cache
 from typing import Any
 
@@ -13,7 +14,7 @@ import torch
 from PIL import Image as PilImage
 from torch import Tensor, nn
 
-from fastrestore import engine, estimate, zoo
+from fastrestore import engine, estimate, stream, zoo
 from fastrestore import image as images
 from fastrestore.errors import ImageError, UnsupportedOperator
 from fastrestore.tiled import TiledModel
@@ -66,12 +67,18 @@ class Restorer:
             self._channels, self._takes_sigma = self._runner.channels, self._runner.takes_sigma
             path = f"torch, because {error}"
         self._path = path
+        self._module, self._memory = module, memory
+        self._precision = "float32" if precision == "auto" else precision
+        self._noise_level: Callable[[np.ndarray], float] = estimate.noise_level
         self._lock = threading.Lock()
 
     @property
     def info(self) -> dict[str, Any]:
-        """The model's name and kind, and the path taken: device, ISA, precision, threads, memory."""
-        about = {"model": self.name, "channels": self._channels, "takes_sigma": self._takes_sigma}
+        """The model's name and kind, and the path taken: device, ISA, precision, threads, memory.
+
+        latency: how many frames of a stream must have come after one before its result does.
+        """
+        about = {"model": self.name, "channels": self._channels, "takes_sigma": self._takes_sigma, "latency": 0}
         return about | {"path": self._path} | self._runner.info
 
     def __call__(
@@ -102,6 +109,35 @@ class Restorer:
         if isinstance(image, np.ndarray):
             return self._array(image, sigma, strength, clip, progress)
         raise ImageError(f"a picture must be an ndarray, a PIL image or a tensor, got {type(image).__name__}")
+
+    def stream(
+        self,
+        frames: Iterable[np.ndarray | PilImage.Image | Tensor],
+        sigma: float | None = None,
+        strength: float = 1.0,
+        clip: bool = True,
+    ) -> Iterator[np.ndarray | PilImage.Image | Tensor]:
+        """Restores the frames of a clip as they come: each result before the next frame is asked for.
+
+        frames: of one size, each of a kind that a call takes (tensors with one picture each).  The other arguments
+        and the results are a call's.  A recurrent model restores each frame with what it has seen before, but not
+        past a change of scene; every other model restores each by itself.  sigma None: the mean of what some frames
+        so far say.  Several streams may run at once, each with a state of its own, whose size depends on the frames'
+        size alone.
+        Raises what a call does, and ImageError for a frame of another size; frames before it have been restored.
+        """
+        session = self.session()
+        for frame in frames:
+            yield session(frame, sigma, strength, clip)
+
+    def session(self) -> "Restorer":
+        """A restorer for the frames of one clip, called with one after the other; see `stream`."""
+        session = copy.copy(self)
+        session._noise_level = stream.NoiseLevel()
+        if stream.is_recurrent(self._module):
+            session._runner = stream.RecurrentRunner(self._module, self._memory, self._precision)
+            session._path = "torch, because no plan expresses a state yet"
+        return session
 
     def file(
         self,
@@ -160,7 +196,7 @@ class Restorer:
     ) -> tuple[np.ndarray, float | None]:
         """The restored pixels, and the noise level used.  pixels: contiguous [H, W, 1 or 3] of an engine dtype."""
         if sigma is None and self._takes_sigma:
-            sigma = estimate.noise_level(pixels)
+            sigma = self._noise_level(pixels)
         pixels = pixels.view(pixels.dtype.type)  # numpy's own dtype object, which is what the engine looks for
         out = np.empty_like(pixels)
         tick = progress or _nothing  # always one, so that Ctrl-C acts while the engine works

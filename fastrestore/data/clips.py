@@ -1,5 +1,6 @@
 """Training clips, made as they are needed: moving parts of still pictures, with noise anew in each frame."""
 
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -58,7 +59,8 @@ class ClipSampler:
 def flows(frames: np.ndarray) -> np.ndarray:
     """The flow from each frame to the one before, as a stream's is found.  frames: [T, N, H, W, C]; the first has 0."""
     flow = np.zeros((*frames.shape[:4], 2), np.float32)
-    for t in range(1, frames.shape[0]):
-        for i in range(frames.shape[1]):
-            flow[t, i] = align.flow(frames[t, i], frames[t - 1, i])
+    for i in range(frames.shape[1]):
+        outlines = [align.outline(frame) for frame in frames[:, i]]
+        for t, (before, now) in enumerate(pairwise(outlines), 1):
+            flow[t, i] = align.flow(now, before)
     return flow

@@ -49,8 +49,8 @@ def train(
         print(f"left out: {sentence}", file=sys.stderr)
     batches = _batches(recipe, pictures, state)
     torch.manual_seed(recipe.seed)
-    model = _initial_model(recipe).to(device, memory_format=torch.channels_last)
-    run = _Run(recipe, model, state)
+    model, known = _initial_model(recipe)
+    run = _Run(recipe, model.to(device, memory_format=torch.channels_last), state, known)
     step = run.resume()
     last = recipe.steps if stop_after is None else min(recipe.steps, step + stop_after)
     losses, since = [], time.perf_counter()
@@ -91,37 +91,34 @@ def status(recipe: Recipe, state: Path) -> Status:
     return Status(step, seconds, step >= recipe.steps or bool(budget and seconds >= budget))
 
 
-def _initial_model(recipe: Recipe) -> nn.Module:
-    if not recipe.init:
-        return models.create(recipe.architecture, **recipe.config)
+def _initial_model(recipe: Recipe) -> tuple[nn.Module, set[str]]:
+    """The model to start from, and the names of its weights that recipe.init holds."""
     model = models.create(recipe.architecture, **recipe.config)
+    if not recipe.init:
+        return model, set()
     start = zoo.load(recipe.init)
-    if type(start) is not type(model):
-        return _grown(model, start, recipe)
-    if start.config != model.config:
+    if type(start) is type(model) and start.config != model.config:
         raise ModelError(f"{recipe.init} holds {start.config}, the recipe wants {model.config}")
-    return start.train()
-
-
-def _grown(model: nn.Module, start: nn.Module, recipe: Recipe) -> nn.Module:
-    """The model with the weights of a smaller one, all of which it has by the same names and shapes, and its own."""
-    grown = model.state_dict()
-    for name, value in start.state_dict().items():
-        if name not in grown or grown[name].shape != value.shape:
+    weights, known = model.state_dict(), start.state_dict()
+    for name, value in known.items():  # a smaller architecture holds some of the weights
+        if name not in weights or weights[name].shape != value.shape:
             raise ModelError(f"{recipe.init}: its tensor {name} does not fit {recipe.architecture}")
-        grown[name] = value
-    model.load_state_dict(grown)
-    return model
+    model.load_state_dict(weights | known)
+    return model, set(known)
 
 
 class _Run:
     """The optimiser, the averaged weights and their state on disk."""
 
-    def __init__(self, recipe: Recipe, model: nn.Module, folder: Path):
+    def __init__(self, recipe: Recipe, model: nn.Module, folder: Path, known: set[str]):
+        """known: the names of the weights that the training starts from."""
         self.recipe, self.model, self.folder = recipe, model, folder
         self.names = [name for name, _ in model.named_parameters()]
         self.parameters = list(model.parameters())
-        self.optimiser = torch.optim.Adam(self.parameters, lr=recipe.learning_rate, fused=True)
+        weights = [{"params": [], "factor": factor} for factor in (1.0, recipe.fresh)]
+        for name, parameter in model.named_parameters():
+            weights[bool(known) and name not in known]["params"].append(parameter)
+        self.optimiser = torch.optim.Adam([group for group in weights if group["params"]], fused=True)
         self.average = {name: p.detach().clone() for name, p in model.named_parameters()}
         self.loss = weighted(recipe.losses)
         self.critic: Critic | None = None
@@ -142,7 +139,7 @@ class _Run:
         recipe = self.recipe
         rate = _learning_rate(recipe, step, self.progress(step))
         for group in self.optimiser.param_groups:
-            group["lr"] = rate
+            group["lr"] = rate * group["factor"]
         self.optimiser.zero_grad(set_to_none=True)
         if recipe.frames:
             loss = sequences.learn(self.model, batch, self.loss, recipe.truncate, recipe.precision == "bfloat16")
@@ -177,6 +174,7 @@ class _Run:
             ("degradation", {}),
             ("adversarial", None),
             ("mix", 0.0),
+            ("fresh", 1.0),
             ("frames", 0),
             ("truncate", 0),
         ):  # younger than the first states: left out where unused
