@@ -90,7 +90,7 @@ def read(source: str | os.PathLike | bytes, *, max_pixels: int = MAX_PIXELS) -> 
     """
     name = f"<{len(source)} bytes>" if isinstance(source, bytes) else show_name(source)
     try:
-        with _open(source) as file:
+        with open_file(source) as file:
             return _read(file, max_pixels)
     except FastrestoreError as error:
         raise type(error)(f"{name}: {error}") from error
@@ -184,7 +184,7 @@ def _sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def _open(source: str | os.PathLike | bytes) -> BinaryIO:
+def open_file(source: str | os.PathLike | bytes) -> BinaryIO:
     if isinstance(source, bytes):
         return io.BytesIO(source)
     # A FIFO would block in open() until somebody writes: O_NONBLOCK, then look at what was opened.

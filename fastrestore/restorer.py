@@ -1,11 +1,10 @@
 """Any picture in, the same kind out: the model, the noise level and the machine's path are chosen here."""
 
-import copy
 import math
 import os
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import lru_cache
 from typing import Any
 
@@ -126,18 +125,9 @@ class Restorer:
         size alone.
         Raises what a call does, and ImageError for a frame of another size; frames before it have been restored.
         """
-        session = self.session()
+        session = Stream(self)
         for frame in frames:
             yield session(frame, sigma, strength, clip)
-
-    def session(self) -> "Restorer":
-        """A restorer for the frames of one clip, called with one after the other; see `stream`."""
-        session = copy.copy(self)
-        session._noise_level = stream.NoiseLevel()
-        if stream.is_recurrent(self._module):
-            session._runner = stream.RecurrentRunner(self._module, self._memory, self._precision)
-            session._path = "torch, because no plan expresses a state yet"
-        return session
 
     def file(
         self,
@@ -260,6 +250,28 @@ class Restorer:
             restored = self._array(item.permute(1, 2, 0).numpy(), sigma, strength, clip, tick)
             out[n] = torch.from_numpy(restored).permute(2, 0, 1)
         return out.to(x.device, x.dtype)
+
+
+class Stream(Restorer):
+    """A restorer of the frames of one clip, called with one after the other; see Restorer.stream."""
+
+    def __init__(self, restorer: Restorer):
+        vars(self).update(vars(restorer))
+        self._noise_level = stream.NoiseLevel()
+        if stream.is_recurrent(self._module):
+            self._runner = stream.RecurrentRunner(self._module, self._memory, self._precision)
+            self._path = "torch, because no plan expresses a state yet"
+
+    def state(self) -> dict[str, np.ndarray]:
+        """What goes from frame to frame, by name; a stream that resumes with it goes on to the same bits."""
+        arrays = {"noise": self._noise_level.array()}
+        return arrays | self._runner.arrays() if stream.is_recurrent(self._module) else arrays
+
+    def resume(self, state: Mapping[str, np.ndarray]) -> None:
+        """Goes on from the state of a stream through the same model."""
+        self._noise_level.resume(state["noise"])
+        if stream.is_recurrent(self._module):
+            self._runner.resume(state)
 
 
 def restore(

@@ -147,12 +147,20 @@ class NoiseLevel:
     """The noise level of a stream: the mean of estimates of some of its frames, so that it does not flicker."""
 
     def __init__(self):
-        self.frames, self._sum, self._count = 0, 0.0, 0
+        self._frames, self._sum, self._estimates = 0, 0.0, 0
 
     def __call__(self, pixels: np.ndarray) -> float:
         """The level that the next frame's restoration is told.  pixels: [H, W, C]."""
-        if self.frames % ESTIMATE_EVERY == 0:
+        if self._frames % ESTIMATE_EVERY == 0:
             self._sum += estimate.noise_level(pixels)
-            self._count += 1
-        self.frames += 1
-        return self._sum / self._count
+            self._estimates += 1
+        self._frames += 1
+        return self._sum / self._estimates
+
+    def array(self) -> np.ndarray:
+        """What it knows, for `resume`."""
+        return np.array([self._frames, self._sum, self._estimates], np.float64)
+
+    def resume(self, array: np.ndarray) -> None:
+        """Goes on from what `array` gave."""
+        self._frames, self._sum, self._estimates = int(array[0]), float(array[1]), int(array[2])

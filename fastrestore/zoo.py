@@ -13,6 +13,7 @@ from fastrestore.errors import ModelError
 WEIGHTS = Path(__file__).parent / "weights"
 # The model that a task takes when none is named.
 DEFAULTS = {"denoise": "denoise-cnn", "demoire": "demoire-cnn", "deblur": "deblur-cnn"}
+SEQUENCES: dict[tuple[str, str], str] = {}
 
 
 @dataclass(frozen=True)
@@ -69,11 +70,15 @@ def load(name_or_path: str | os.PathLike) -> nn.Module:
     return checkpoint.load(path_of(name_or_path))
 
 
-def default(task: str) -> str:
-    """The name of the model that a task takes when none is named.  Raises ModelError for an unknown task."""
+def default(task: str, input: str = "image") -> str:
+    """The name of the model that a task takes when none is named.
+
+    input: image, burst or video; a task that has no model of its own for a kind takes its model for pictures.
+    Raises ModelError for an unknown task.
+    """
     if task not in DEFAULTS:
         raise ModelError(f"no model for task {task!r:.100} yet; there are some for {', '.join(DEFAULTS)}")
-    return DEFAULTS[task]
+    return SEQUENCES.get((task, input), DEFAULTS[task])
 
 
 def _entry(path: Path) -> Entry:

@@ -12,16 +12,16 @@ ROOT = Path(__file__).parent.parent
 NATIVE = ["base", "simd", "kernels", "cuda", "graph", "engine", "include", "capi", "python"]
 PYTHON = [
     ["errors"],
-    ["png", "tiff", "image", "metrics", "estimate"],
+    ["png", "tiff", "image", "metrics", "estimate", "align"],
     ["triton"],
     ["ops"],
     ["layers"],
     ["models"],
     ["checkpoint", "convert", "zoo"],
-    ["lower_ops", "lower", "engine", "tiled"],
+    ["lower_ops", "lower", "engine", "tiled", "stream"],
     ["planview"],
     ["restorer"],
-    ["degrade", "data", "evaluate", "bulk"],
+    ["degrade", "data", "evaluate", "bulk", "video"],
     ["train"],
     ["cli"],
 ]
