@@ -14,7 +14,7 @@ from torch import nn
 from fastrestore import align, estimate
 from fastrestore.engine import parse_memory
 from fastrestore.errors import ImageError, MemoryBudgetError
-from fastrestore.models.recurrent_unet import State, carried
+from fastrestore.layers import State, carried
 from fastrestore.tiled import Tile, tiles
 
 BYTES_PER_PIXEL = 640  # of a tile while a step runs; measured 475 to 561 with widths of 64, 96, 144
@@ -109,12 +109,12 @@ class RecurrentRunner:
         multiple, config = self.module.multiple_of, self.module.config
         padded = -(-height // multiple) * multiple, -(-width // multiple) * multiple
         hidden = torch.empty(1, config.hidden, padded[0] // 2, padded[1] // 2)
-        return State(torch.empty(1, config.channels, height, width), hidden)
+        return State(torch.empty(1, self.module.frame_channels, height, width), hidden)
 
     def _tiles(self, height: int, width: int) -> list[Tile]:
         """The frame's tiles within what the budget leaves beside two states."""
         config = self.module.config
-        states = 2 * 4 * height * width * (config.channels + -(-config.hidden // 4))
+        states = 2 * 4 * height * width * (self.module.frame_channels + -(-config.hidden // 4))
         if states >= self.memory:
             raise MemoryBudgetError(f"the state of {width} x {height} pixels takes {states} bytes, without its tiles")
         left, module = self.memory - states, self.module
@@ -128,11 +128,11 @@ class RecurrentRunner:
         x = torch.from_numpy(source).permute(2, 0, 1)[None].expand(-1, module.config.channels, -1, -1)
         before = None
         if state is not None:
-            before = State(state.restored[(..., *tile.read)], state.hidden[(..., *_half(tile.read, module.multiple_of))])
+            before = State(state.frame[(..., *tile.read)], state.hidden[(..., *_half(tile.read, module.multiple_of))])
         with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=self.precision == "bfloat16"):
             y, after = module.step(x, sigma if module.takes_sigma else None, before)
         y = y[(..., *tile.core_in_read)].float()
-        following.restored[(..., *tile.core)] = y
+        following.frame[(..., *tile.core)] = after.frame[(..., *tile.core_in_read)].float()
         inner = _half(tile.core_in_read, module.multiple_of)
         following.hidden[(..., *_half(tile.core, module.multiple_of))] = after.hidden[(..., *inner)].float()
         return y[0].permute(1, 2, 0).numpy()

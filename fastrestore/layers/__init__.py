@@ -7,12 +7,15 @@ from fastrestore.layers.norm import ChannelNorm
 from fastrestore.layers.padding import pad_to_multiple
 from fastrestore.layers.residual import ResidualBlock
 from fastrestore.layers.sigma import sigma_map
+from fastrestore.layers.state import State, carried
 from fastrestore.layers.warp import warp
 from fastrestore.layers.windows import window_attention
 
 __all__ = [
     "ChannelNorm",
     "ResidualBlock",
+    "State",
+    "carried",
     "chain",
     "conv2d",
     "conv_transpose2d",

@@ -14,6 +14,7 @@ from fastrestore.models.dncnn import DnCNN
 from fastrestore.models.drunet import DRUNet
 from fastrestore.models.esdnet import ESDNet
 from fastrestore.models.ffdnet import FFDNet
+from fastrestore.models.fusion_unet import FusionUNet
 from fastrestore.models.mimo_unet import MIMOUNet
 from fastrestore.models.nafnet import NAFNet
 from fastrestore.models.recurrent_unet import RecurrentUNet
@@ -30,6 +31,7 @@ MODELS: dict[str, type[nn.Module]] = {
     "drunet": DRUNet,
     "esdnet": ESDNet,
     "ffdnet": FFDNet,
+    "fusion-unet": FusionUNet,
     "mimo-unet": MIMOUNet,
     "nafnet": NAFNet,
     "recurrent-unet": RecurrentUNet,

@@ -2,17 +2,16 @@
 
 Of the frames before, a state remembers the last result and hidden features at half resolution.  Both enter the head;
 the last features update the hidden ones.  The state knows no motion: whoever calls carries it from frame to frame
-with `carried`.  Without a state a frame is restored as by a UNet, whose weights also fit (their names are the same).
+with layers.carried.  Without a state a frame is restored as by a UNet, whose weights also fit (their names are the same).
 """
 
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fastrestore.layers import conv2d, pad_to_multiple, warp
+from fastrestore.layers import State, conv2d, pad_to_multiple
 from fastrestore.models.unet import UNet, UNetConfig
 
 
@@ -21,18 +20,12 @@ class RecurrentUNetConfig(UNetConfig):
     hidden: int = 32  # channels of the hidden features; a multiple of 16
 
 
-class State(NamedTuple):
-    """What is known of a stream so far.  Zeros mean nothing: the first frame, what has just come into view."""
-
-    restored: Tensor  # the last result [N, C, H, W]
-    hidden: Tensor  # [N, hidden, H', W'], half the sides of the padded frame
-
-
 class RecurrentUNet(UNet):
     """forward(x, sigma) -> restored x, alone; step(x, sigma, state) -> (restored x, the next state).
 
     x: [N, C, H, W] in [0, 1]; sigma as the UNet's.  Causal: a result depends on this frame and those before.
-    `halo` is forward's; results of a step and its hidden features look `step_halo` pixels far into frame and state.
+    `halo` is forward's; a step's result and state look `step_halo` pixels far into frame and state.
+    State.frame is the last result.
     """
 
     Config = RecurrentUNetConfig
@@ -40,6 +33,7 @@ class RecurrentUNet(UNet):
     def __init__(self, config: RecurrentUNetConfig):
         super().__init__(config)
         width, hidden = config.widths[0], config.hidden
+        self.frame_channels = config.channels
         self.recall = nn.Conv2d(4 * config.channels + hidden, width, 3, padding=1, bias=False)
         self.gates = nn.Conv2d(width + hidden, 2 * hidden, 3, padding=1)
         self.candidate = nn.Conv2d(width + hidden, hidden, 3, padding=1)
@@ -60,9 +54,9 @@ class RecurrentUNet(UNet):
             hidden = y.new_zeros(y.shape[0], self.config.hidden, *y.shape[2:])
         else:
             hidden = state.hidden
-            if state.restored.shape != x.shape or hidden.shape[2:] != y.shape[2:]:
-                raise ValueError(f"a state of {list(state.restored.shape)} for a frame of {list(x.shape)}")
-            last = F.pixel_unshuffle(pad_to_multiple(state.restored, self.multiple_of), 2)
+            if state.frame.shape != x.shape or hidden.shape[2:] != y.shape[2:]:
+                raise ValueError(f"a state of {list(state.frame.shape)} for a frame of {list(x.shape)}")
+            last = F.pixel_unshuffle(pad_to_multiple(state.frame, self.multiple_of), 2)
             y = y + conv2d(self.recall, torch.cat([last.to(hidden.dtype), hidden], 1))
         y = self._body(y)
         restored = self._restored(image, y)[..., :height, :width]
@@ -70,13 +64,3 @@ class RecurrentUNet(UNet):
         candidate = conv2d(self.candidate, torch.cat([y, reset * hidden], 1)).tanh()
         return restored, State(restored, hidden + update * (candidate - hidden))
 
-
-def carried(state: State, flow: Tensor) -> State:
-    """The state at the places where the next frame shows the same.
-
-    flow: [N, 2, H, W], for each pixel of the next frame, how far along x and y its content lay in this one.
-    """
-    hidden = state.hidden
-    bottom, right = 2 * hidden.shape[2] - flow.shape[2], 2 * hidden.shape[3] - flow.shape[3]
-    padded = F.pad(flow, (0, right, 0, bottom), mode="replicate")
-    return State(warp(state.restored, flow), warp(hidden, F.avg_pool2d(padded, 2) / 2))

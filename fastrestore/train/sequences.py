@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from fastrestore.data.clips import Clips
-from fastrestore.models.recurrent_unet import State, carried
+from fastrestore.layers import State, carried
 from fastrestore.train.losses import Loss
 
 ClipBatch = tuple[Tensor, Tensor, Tensor, Tensor]  # clean, degraded, flow: [T, N, C, H, W]; sigma [N] or empty
