@@ -4,7 +4,8 @@ import math
 import os
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -13,7 +14,7 @@ import torch
 from PIL import Image as PilImage
 from torch import Tensor, nn
 
-from fastrestore import engine, estimate, stream, zoo
+from fastrestore import align, burst, engine, estimate, stream, zoo
 from fastrestore import image as images
 from fastrestore.errors import ImageError, UnsupportedOperator
 from fastrestore.tiled import TiledModel
@@ -128,6 +129,72 @@ class Restorer:
         session = Stream(self)
         for frame in frames:
             yield session(frame, sigma, strength, clip)
+
+    def burst(
+        self,
+        shots: Sequence[np.ndarray | PilImage.Image | Tensor],
+        sigma: float | None = None,
+        strength: float = 1.0,
+        clip: bool = True,
+        *,
+        reference: int | None = None,
+        notices: list[str] | None = None,
+    ) -> np.ndarray | PilImage.Image | Tensor:
+        """Restores one picture from several shots of a scene, 1 to 16, in any order.
+
+        shots: each of a kind that a call takes (tensors with one picture each).  The result shows what the reference
+        shows and is of its kind: the shot of that index, None for the sharpest.  Others are aligned with it; one of
+        another size, or that shows something else, is left out.  notices: gets a sentence for each; None: they are
+        Python warnings.  sigma None: estimated.  The other arguments are a call's.
+        Raises ValueError for a model that restores single pictures, ImageError for shots that are none.
+        """
+        restored, _, said = self._burst(shots, sigma, strength, clip, reference)
+        for sentence in said:
+            warnings.warn(sentence, stacklevel=2) if notices is None else notices.append(sentence)
+        return restored
+
+    def burst_files(
+        self,
+        sources: Sequence[str | os.PathLike],
+        target: str | os.PathLike,
+        sigma: float | None = None,
+        strength: float = 1.0,
+        *,
+        reference: int | None = None,
+        quality: int = 95,
+        max_pixels: int = images.MAX_PIXELS,
+    ) -> dict[str, Any]:
+        """Restores one picture from files with shots of a scene, as `burst`; what else a file holds is the reference's.
+
+        Returns {sigma (as given), height, width, seconds (of the model), reference, notices}.  Raises what image.read,
+        burst and image.write do.
+        """
+        self._check(sigma, strength)
+        images.format_of(target)
+        pictures = [images.read(source, max_pixels=max_pixels) for source in sources]
+        start = time.perf_counter()
+        shots = [picture.pixels for picture in pictures]
+        restored, reference, notices = self._burst(shots, sigma, strength, True, reference)
+        seconds = time.perf_counter() - start
+        picture = pictures[reference]
+        picture.pixels = restored
+        notices += picture.notices + images.write(target, picture, quality=quality)
+        height, width = restored.shape[:2]
+        about = {"sigma": sigma, "height": height, "width": width, "seconds": seconds}
+        return about | {"reference": reference, "notices": notices}
+
+    def _burst(
+        self, shots: Sequence[Any], sigma: float | None, strength: float, clip: bool, reference: int | None
+    ) -> tuple[Any, int, list[str]]:
+        """The restored picture, the index of the reference, and a sentence for each shot that is left out."""
+        if not stream.is_recurrent(self._module):
+            raise ValueError(f"{self.name} restores single pictures: a burst needs a model for bursts")
+        outlines = [align.outline(_colours(shot)) for shot in shots]
+        reference, others, notices = burst.chosen(outlines, reference)
+        session = Stream(self)
+        for index in others:  # the state that they leave is carried to the reference, which comes last
+            session(shots[index], sigma, strength, clip)
+        return session(shots[reference], sigma, strength, clip), reference, notices
 
     def file(
         self,
@@ -314,6 +381,21 @@ def _check_array(array: np.ndarray, clip: bool) -> None:
             raise ImageError(f"the picture has samples that are NaN or infinite: {what}")
         if clip and row.max() > FLOAT_LIMIT:
             raise ImageError(f"float pictures are in [0, 1], this one reaches {row.max():g}: {what}; or say clip=False")
+
+
+def _colours(image: np.ndarray | PilImage.Image | Tensor) -> np.ndarray:
+    """A picture's colours as an array [H, W, 1 or 3].  Raises ImageError for what is no picture."""
+    if isinstance(image, PilImage.Image):
+        image = np.asarray(image)
+    elif isinstance(image, Tensor):
+        if image.ndim != 4 or image.shape[0] != 1:
+            raise ImageError(f"a shot must be one picture [1, C, H, W], got {list(image.shape)}")
+        image = image[0].detach().cpu().float().permute(1, 2, 0).numpy()
+    elif not isinstance(image, np.ndarray):
+        raise ImageError(f"a picture must be an ndarray, a PIL image or a tensor, got {type(image).__name__}")
+    _check_array(image, clip=False)
+    data = image[..., None] if image.ndim == 2 else image
+    return np.ascontiguousarray(data[..., : data.shape[2] - (data.shape[2] in (2, 4))], data.dtype.newbyteorder("="))
 
 
 def _nothing(done: float) -> None:

@@ -1,7 +1,7 @@
 """Video files, by PyAV: a clip is read frame by frame, restored, and written with the sound and the times it came with.
 
-What has been restored is kept in a folder beside the result, in parts, each with the state of the stream after it: a run
-that was cut off goes on from there.  Of the source only the file itself is opened, never an address or another file
+What has been restored is kept in a folder beside the result, in parts, with the state of the stream after the last: a
+run that was cut off goes on from there.  Of the source only the file itself is opened, never an address or another file
 that it names.
 """
 
@@ -13,6 +13,7 @@ import zlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -65,14 +66,14 @@ def restore(
 ) -> dict[str, Any]:
     """Restores a clip into a file, whose suffix names the container: one of CONTAINERS.
 
-    Sound, subtitles, the frames' times, colour tags, depth and pixel shape are kept; what cannot be is said in a notice.
+    Sound, subtitles, the frames' times, colour tags, depth and pixel shape are kept; what cannot be, a notice says.
     codec: a key of CODECS (None: vp9 for .webm, else h264); quality: its constant rate factor.  sigma and strength are
     Restorer.stream's.  resume: go on from what an earlier run has left.  progress: called after each frame.
     Returns {frames, damaged (packets that could not be decoded), height, width, seconds, notices}.
     If the work ends before the clip does, by an error or by Ctrl-C, the target is as it was; what has been restored is
     kept for resume, and as a clip that plays: see `partial`.
-    Raises ImageError for what is no clip, holds no frame, or changes its size; MissingDependency without PyAV; ValueError
-    for a container, codec or quality that is not there.
+    Raises ImageError for what is no clip, holds no frame, or changes its size; MissingDependency without PyAV;
+    ValueError for a container, codec or quality that is not there.
     """
     source, target = Path(source), Path(target)
     chosen, quality = _chosen(target, codec, quality)
@@ -295,7 +296,9 @@ class Parts:
         kept = self.folder / "job.json"
         if resume and kept.exists():
             if kept.read_text() != about:
-                raise ImageError(f"{images.show_name(self.folder)}: holds parts of another source or with other options")
+                raise ImageError(
+                    f"{images.show_name(self.folder)}: holds parts of another source or with other options"
+                )
             self._recall()
             return
         if self.folder.exists():
@@ -405,7 +408,7 @@ def _assemble(path: Path, clip: Clip, output: Output, parts: Parts) -> list[str]
 
 def _video_packets(parts: Parts, times: list[int], clip: Clip, stream: Any) -> Iterator[Any]:
     """The encoded frames as packets of a stream, each with its duration."""
-    after = dict(zip(times, times[1:], strict=False))
+    after = dict(pairwise(times))
     last = None
     for packed in parts.packets():
         packet = _av().Packet(packed.content)

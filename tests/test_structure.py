@@ -12,7 +12,7 @@ ROOT = Path(__file__).parent.parent
 NATIVE = ["base", "simd", "kernels", "cuda", "graph", "engine", "include", "capi", "python"]
 PYTHON = [
     ["errors"],
-    ["png", "tiff", "image", "metrics", "estimate", "align"],
+    ["png", "tiff", "image", "metrics", "estimate", "align", "burst"],
     ["triton"],
     ["ops"],
     ["layers"],

@@ -64,7 +64,12 @@ def video(
         raise typer.BadParameter(f"{show_name(target)} is the input and would be overwritten")
     try:
         restorer = Restorer(
-            model or zoo.default(task, "video"), task, device=device, precision=precision, memory=memory, threads=threads
+            model or zoo.default(task, "video"),
+            task,
+            device=device,
+            precision=precision,
+            memory=memory,
+            threads=threads,
         )
         with _progress(quiet or as_json) as bar:
             report = files.restore(
@@ -93,7 +98,7 @@ def video(
 
 def _say_kept(partial: Path) -> None:
     if partial.exists():
-        print(f"fastrestore: {show_name(partial)} has what is restored so far; --resume goes on from it", file=sys.stderr)
+        print(f"fastrestore: {show_name(partial)} has what is restored so far; --resume goes on", file=sys.stderr)
 
 
 def _ticker(bar: Any, title: str) -> Any:

@@ -124,9 +124,7 @@ def _view(picture: np.ndarray, camera: np.ndarray, side: int) -> np.ndarray:
     return seen.clip(0, 1).reshape(side, side, picture.shape[2])
 
 
-def _with_visitor(
-    frame: np.ndarray, other: np.ndarray, p: Motion, place: list[float], time: float
-) -> np.ndarray:
+def _with_visitor(frame: np.ndarray, other: np.ndarray, p: Motion, place: list[float], time: float) -> np.ndarray:
     """Puts the disc, whose content moves with it, over a frame."""
     side = frame.shape[0]
     x, y = (at + speed * time for at, speed in zip(place, p.visit, strict=True))

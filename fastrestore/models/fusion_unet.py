@@ -2,9 +2,9 @@
 
 As in EMVD (Maggioni et al., CVPR 2021) each frame is fused with what was fused before, pixel by pixel, as a Kalman
 filter would: where the two agree up to noise, their mean; where something has moved, the new frame alone.  How far they
-disagree is a local mean of squared differences, corrected by a convolutional GRU (Ballas et al., 2016) at half resolution,
-whose hidden features are part of the state.  The UNet then removes what noise is left, told how much that is at each
-pixel.  A frame without a state passes as through a UNet, whose weights fit (their names are the same).
+disagree is a local mean of squared differences, corrected by a convolutional GRU (Ballas et al., 2016) at half
+resolution, whose hidden features are part of the state.  The UNet then removes what noise is left, told how much that is
+at each pixel.  A frame without a state passes as through a UNet, whose weights fit (their names are the same).
 """
 
 from dataclasses import dataclass
@@ -89,7 +89,9 @@ class FusionUNet(UNet):
         own [N, 1, H, W]; and the next hidden features."""
         expected = level.square() + FLOOR**2
         difference = (image - past) / expected.sqrt()
-        energy = F.avg_pool2d(difference.square().mean(1, keepdim=True), WINDOW, 1, WINDOW // 2, count_include_pad=False)
+        energy = F.avg_pool2d(
+            difference.square().mean(1, keepdim=True), WINDOW, 1, WINDOW // 2, count_include_pad=False
+        )
         excess = (energy - TOLERANCE * (1 + 1 / worth.clamp(min=1e-3))).clamp(0, 1e4)
         seen = [difference.clamp(-6, 6) * (worth > 0), image, excess.log1p(), worth.log1p()]
         seen = torch.cat([F.pixel_unshuffle(torch.cat(seen, 1), 2), F.avg_pool2d(level, 2)], 1)

@@ -2,7 +2,8 @@
 
 Of the frames before, a state remembers the last result and hidden features at half resolution.  Both enter the head;
 the last features update the hidden ones.  The state knows no motion: whoever calls carries it from frame to frame
-with layers.carried.  Without a state a frame is restored as by a UNet, whose weights also fit (their names are the same).
+with layers.carried.  Without a state a frame is restored as by a UNet, whose weights fit (their names are
+the same).
 """
 
 from dataclasses import dataclass
@@ -63,4 +64,3 @@ class RecurrentUNet(UNet):
         update, reset = conv2d(self.gates, torch.cat([y, hidden], 1)).sigmoid().chunk(2, 1)
         candidate = conv2d(self.candidate, torch.cat([y, reset * hidden], 1)).tanh()
         return restored, State(restored, hidden + update * (candidate - hidden))
-

@@ -255,9 +255,7 @@ def _learning_rate(recipe: Recipe, step: int, progress: float) -> float:
 def _batches(recipe: Recipe, pictures: list[np.ndarray], state: Path) -> Callable[[int], Batch]:
     """Makes the batch of a step, on the CPU."""
     if recipe.frames:
-        clips = ClipSampler(
-            pictures, recipe.frames, recipe.patch, recipe.batch, recipe.grey, recipe.sigma, recipe.seed
-        )
+        clips = ClipSampler(pictures, recipe.frames, recipe.patch, recipe.batch, recipe.grey, recipe.sigma, recipe.seed)
         return lambda step: sequences.as_batch(clips(step))
     if not recipe.degradation:
         clean = PatchSampler(pictures, recipe.patch, recipe.batch, recipe.grey, recipe.seed)

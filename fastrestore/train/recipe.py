@@ -25,8 +25,8 @@ class Recipe:
     architecture: str  # a key of fastrestore.models.MODELS
     folders: tuple[str, ...]  # of training pictures; "$DATA" stands for the folder given on the command line
     config: dict[str, Any] = field(default_factory=dict)  # of the architecture
-    # A model, by name or file, whose weights the training starts from: of this architecture and configuration, or of one
-    # whose weights this one has as well (a UNet's for a recurrent UNet).  Else random.
+    # A model, by name or file, whose weights the training starts from: of this architecture and configuration, or of
+    # one whose weights this one has as well (a UNet's for a recurrent UNet).  Else random.
     init: str = ""
     patch: int = 64  # side of a training patch in pixels
     batch: int = 16
