@@ -193,7 +193,7 @@ class Restorer:
         reference, others, notices = burst.chosen(outlines, reference)
         session = Stream(self)
         for index in others:  # the state that they leave is carried to the reference, which comes last
-            session(shots[index], sigma, strength, clip)
+            session.watch(shots[index], sigma)
         return session(shots[reference], sigma, strength, clip), reference, notices
 
     def file(
@@ -328,6 +328,15 @@ class Stream(Restorer):
         if stream.is_recurrent(self._module):
             self._runner = stream.RecurrentRunner(self._module, self._memory, self._precision)
             self._path = "torch, because no plan expresses a state yet"
+
+    def watch(self, image: np.ndarray | PilImage.Image | Tensor, sigma: float | None = None) -> None:
+        """Takes note of the next frame of a recurrent model's stream, whose result nobody needs: less work."""
+        self._check(sigma, 1.0)
+        pixels = _colours(image)
+        if sigma is None and self._takes_sigma:
+            sigma = self._noise_level(pixels)
+        with self._lock:
+            self._runner.watch(pixels, sigma)
 
     def state(self) -> dict[str, np.ndarray]:
         """What goes from frame to frame, by name; a stream that resumes with it goes on to the same bits."""

@@ -18,6 +18,9 @@ from fastrestore.layers import State, carried
 from fastrestore.tiled import Tile, tiles
 
 BYTES_PER_PIXEL = 640  # of a tile while a step runs; measured 475 to 561 with widths of 64, 96, 144
+Put = Callable[[Tile, np.ndarray, np.ndarray], None]  # a tile, what came and what was restored of its core
+Progress = Callable[[float], object]
+
 ESTIMATE_EVERY = 24  # frames between two estimates of the noise level, whose mean is used
 
 
@@ -49,38 +52,50 @@ class RecurrentRunner:
         strength: float = 1.0,
         clip: bool = True,
         out: np.ndarray | None = None,
-        progress: Callable[[float], object] | None = None,
+        progress: Progress | None = None,
     ) -> np.ndarray:
         """Restores the next frame: [H, W, C] uint8, uint16, float16 or float32; returns the same shape and dtype.
 
         Raises ImageError for a frame of another size than the stream's, MemoryBudgetError if the state and the
         smallest tile do not fit.  The state then stays that of the last whole frame.
         """
-        height, width = image.shape[:2]
-        if self._outline is not None and self._outline.shape != (height, width):
-            before = "{1} x {0}".format(*self._outline.shape)
-            raise ImageError(f"a frame of {width} x {height} pixels in a stream of {before}")
-        outline = align.outline(image)
-        state, cut = self._carried(outline)
-        peak = np.iinfo(image.dtype).max if image.dtype.kind == "u" else 1
-        following = self._empty(height, width)
         out = np.empty_like(image) if out is None else out
-        parts = self._tiles(height, width)
-        for done, tile in enumerate(parts, 1):
-            source = image[tile.read].astype(np.float32) / peak
-            restored = self._step(source, sigma, state, following, tile)
-            source = source[tile.core_in_read]
+        peak = _peak(image)
+
+        def put(tile: Tile, source: np.ndarray, restored: np.ndarray) -> None:
             if image.shape[2] == 1:
                 restored = restored.mean(2, keepdims=True)
             result = source + strength * (restored - source)
             if clip or peak > 1:
                 result = result.clip(0, 1)
             out[tile.core] = np.rint(result * peak) if peak > 1 else result
+
+        self._advance(image, sigma, put, progress)
+        return out
+
+    def watch(self, image: np.ndarray, sigma: float | None = None) -> None:
+        """Takes note of the next frame, whose result nobody needs.  The arguments and errors are run's."""
+        self._advance(image, sigma, None, None)
+
+    def _advance(self, image: np.ndarray, sigma: float | None, put: Put | None, progress: Progress | None) -> None:
+        """Goes through the tiles of a frame and keeps its state.  put: is given each tile's result."""
+        height, width = image.shape[:2]
+        if self._outline is not None and self._outline.shape != (height, width):
+            before = "{1} x {0}".format(*self._outline.shape)
+            raise ImageError(f"a frame of {width} x {height} pixels in a stream of {before}")
+        outline = align.outline(image)
+        state, cut = self._carried(outline)
+        following = self._empty(height, width)
+        parts = self._tiles(height, width)
+        for done, tile in enumerate(parts, 1):
+            source = image[tile.read].astype(np.float32) / _peak(image)
+            restored = self._step(source, sigma, state, following, tile, put is not None)
+            if put:
+                put(tile, source[tile.core_in_read], restored)
             if progress:
                 progress(done / len(parts))
         self._state, self._outline = following, outline
         self.cuts += cut
-        return out
 
     def arrays(self) -> dict[str, np.ndarray]:
         """The state as arrays, from which `resume` goes on to the same bits; empty before the first frame."""
@@ -121,21 +136,29 @@ class RecurrentRunner:
         return list(tiles(height, width, module.step_halo, module.multiple_of, left, BYTES_PER_PIXEL))
 
     def _step(
-        self, source: np.ndarray, sigma: float | None, state: State | None, following: State, tile: Tile
-    ) -> np.ndarray:
-        """Restores a tile, puts its core's part into the following state, and returns that core [H, W, C]."""
-        module = self.module
+        self, source: np.ndarray, sigma: float | None, state: State | None, following: State, tile: Tile, wanted: bool
+    ) -> np.ndarray | None:
+        """Puts the state of a tile's core into the following one; returns its result [H, W, C] if that is wanted."""
+        module, multiple = self.module, self.module.multiple_of
         x = torch.from_numpy(source).permute(2, 0, 1)[None].expand(-1, module.config.channels, -1, -1)
         before = None
         if state is not None:
-            before = State(state.frame[(..., *tile.read)], state.hidden[(..., *_half(tile.read, module.multiple_of))])
+            before = State(state.frame[(..., *tile.read)], state.hidden[(..., *_half(tile.read, multiple))])
+        given = x, sigma if module.takes_sigma else None, before
+        y = None
         with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=self.precision == "bfloat16"):
-            y, after = module.step(x, sigma if module.takes_sigma else None, before)
-        y = y[(..., *tile.core_in_read)].float()
-        following.frame[(..., *tile.core)] = after.frame[(..., *tile.core_in_read)].float()
-        inner = _half(tile.core_in_read, module.multiple_of)
-        following.hidden[(..., *_half(tile.core, module.multiple_of))] = after.hidden[(..., *inner)].float()
-        return y[0].permute(1, 2, 0).numpy()
+            if wanted or not hasattr(module, "watch"):
+                y, after = module.step(*given)
+            else:
+                after = module.watch(*given)
+        inner = tile.core_in_read
+        following.frame[(..., *tile.core)] = after.frame[(..., *inner)].float()
+        following.hidden[(..., *_half(tile.core, multiple))] = after.hidden[(..., *_half(inner, multiple))].float()
+        return None if y is None else y[0][(..., *inner)].permute(1, 2, 0).float().numpy()
+
+
+def _peak(image: np.ndarray) -> int:
+    return np.iinfo(image.dtype).max if image.dtype.kind == "u" else 1
 
 
 def _half(part: tuple[slice, slice], multiple: int) -> tuple[slice, slice]:

@@ -3,6 +3,7 @@
 from itertools import pairwise
 from typing import NamedTuple
 
+import cv2
 import numpy as np
 
 from fastrestore import align, degrade
@@ -14,7 +15,9 @@ class Clips(NamedTuple):
 
     clean: np.ndarray  # [T, N, P, P, 3] in [0, 1]
     degraded: np.ndarray  # [T, N, P, P, 3], not clipped
-    flow: np.ndarray  # [T, N, P, P, 2] from each frame to the one before, found in the degraded ones; 0 at the first
+    flow: (
+        np.ndarray
+    )  # [T, N, P, P, 2] from each frame to the one before, found in the degraded ones, with errors; 0 at the first
     sigma: np.ndarray  # [N] of the noise, in 0-255 units
 
 
@@ -48,7 +51,19 @@ class ClipSampler:
         noise = rng.standard_normal(clean.shape, np.float32)
         noise[:, is_grey] = noise[:, is_grey, ..., :1]
         degraded = clean + noise * (sigma / 255)[:, None, None, None]
-        return Clips(clean, degraded, flows(degraded), sigma)
+        flow = flows(degraded)
+        flow[1:] += self._errors(rng)
+        return Clips(clean, degraded, flow, sigma)
+
+    def _errors(self, rng: np.random.Generator) -> np.ndarray:
+        """Smooth errors of the flow, in half of the clips: what still pictures do not have, but water and leaves do."""
+        errors = np.zeros((self.frames - 1, self.batch, self.patch, self.patch, 2), np.float32)
+        for i in np.flatnonzero(rng.random(self.batch) < 0.5):
+            size, cells = 10 ** rng.uniform(-1, 0.7), rng.integers(2, 9)
+            for t in range(self.frames - 1):
+                coarse = size * rng.standard_normal((cells, cells, 2), np.float32)
+                errors[t, i] = cv2.resize(coarse, (self.patch, self.patch), interpolation=cv2.INTER_CUBIC)
+        return errors
 
     def _clip(self, rng: np.random.Generator) -> np.ndarray:
         picture, visitor = (self.pictures[rng.integers(len(self.pictures))] for _ in range(2))

@@ -142,7 +142,8 @@ class _Run:
             group["lr"] = rate * group["factor"]
         self.optimiser.zero_grad(set_to_none=True)
         if recipe.frames:
-            loss = sequences.learn(self.model, batch, self.loss, recipe.truncate, recipe.precision == "bfloat16")
+            bfloat16 = recipe.precision == "bfloat16"
+            loss = sequences.learn(self.model, batch, self.loss, recipe.truncate, recipe.judged, bfloat16)
         else:
             loss = self._learn(batch, rate)
         nn.utils.clip_grad_norm_(self.parameters, recipe.clip)
@@ -175,6 +176,7 @@ class _Run:
             ("adversarial", None),
             ("mix", 0.0),
             ("fresh", 1.0),
+            ("judged", 1),
             ("frames", 0),
             ("truncate", 0),
         ):  # younger than the first states: left out where unused

@@ -17,23 +17,27 @@ def as_batch(clips: Clips) -> ClipBatch:
     return *frames, torch.from_numpy(clips.sigma)
 
 
-def learn(model: nn.Module, batch: ClipBatch, loss: Loss, truncate: int, bfloat16: bool) -> Tensor:
+def learn(model: nn.Module, batch: ClipBatch, loss: Loss, truncate: int, judged: int, bfloat16: bool) -> Tensor:
     """Adds the gradients of a batch of clips to the model's, and returns the mean loss, detached.
 
     The state goes through the whole clip; gradients go back through `truncate` frames at most, so that memory does
-    not grow with the clip.
+    not grow with the clip.  The first frame and each `judged`-th after it are restored; the model watches the others.
     """
     clean, degraded, flow, sigma = batch
     frames = clean.shape[0]
     total = clean.new_zeros(())
     state: State | None = None
     for start in range(0, frames, truncate):
-        part = clean.new_zeros(())
+        part = clean.new_zeros((), requires_grad=True)
         for t in range(start, min(start + truncate, frames)):
             with torch.autocast(clean.device.type, torch.bfloat16, enabled=bfloat16):
                 before = None if state is None else carried(state, flow[t])
-                restored, state = model.step(degraded[t], sigma if model.takes_sigma else None, before)
-            part = part + loss(restored.float(), clean[t]) / frames
+                given = degraded[t], sigma if model.takes_sigma else None, before
+                if t % judged:
+                    state = model.watch(*given)
+                    continue
+                restored, state = model.step(*given)
+            part = part + loss(restored.float(), clean[t]) / len(range(0, frames, judged))
         part.backward()
         total += part.detach()
         state = State(*(item.detach() for item in state))
