@@ -13,6 +13,8 @@ from fastrestore.models.dmphn import DMPHN
 from fastrestore.models.dncnn import DnCNN
 from fastrestore.models.drunet import DRUNet
 from fastrestore.models.esdnet import ESDNet
+from fastrestore.models.estrnn import ESTRNN
+from fastrestore.models.fastdvdnet import FastDVDnet
 from fastrestore.models.ffdnet import FFDNet
 from fastrestore.models.fusion_unet import FusionUNet
 from fastrestore.models.mimo_unet import MIMOUNet
@@ -30,6 +32,8 @@ MODELS: dict[str, type[nn.Module]] = {
     "dncnn": DnCNN,
     "drunet": DRUNet,
     "esdnet": ESDNet,
+    "estrnn": ESTRNN,
+    "fastdvdnet": FastDVDnet,
     "ffdnet": FFDNet,
     "fusion-unet": FusionUNet,
     "mimo-unet": MIMOUNet,

@@ -14,6 +14,8 @@ SMALL = {
     "dncnn": {"width": 6, "depth": 4},
     "drunet": {"widths": (4, 4, 6, 8), "blocks": 1},
     "esdnet": {"encoder_width": 4, "decoder_width": 6, "growth": 2},
+    "estrnn": {"width": 2, "blocks": 1},
+    "fastdvdnet": {"width": 4, "frame_width": 2},
     "ffdnet": {"width": 6, "depth": 4},
     "fusion-unet": {"widths": (4, 6), "blocks": 1, "hidden": 4},
     "mimo-unet": {"width": 4, "blocks": 1},
