@@ -167,7 +167,7 @@ class Clip:
         file = images.open_file(self.path)
         try:
             container = av.open(file, io_open=_refuse, container_options={"format_whitelist": READABLE})
-        except av.error.FFmpegError as error:
+        except (av.error.FFmpegError, OSError) as error:
             file.close()
             raise self._error(f"is no clip that can be read ({error.strerror})") from error
         self._containers.append(container)
@@ -190,7 +190,8 @@ class Clip:
                 frame.pts = 0 if last is None else last + step
             last = frame.pts
             if number > skip:
-                pixels = frame.to_ndarray(format="rgb48le" if _is_deep(frame.format) else "rgb24")
+                name = "rgb48le" if _is_deep(frame.format) else "rgb24"
+                pixels = frame.reformat(format=name, interpolation=_exact()).to_ndarray()
                 yield np.ascontiguousarray(np.rot90(pixels, self.turns)), frame
         if self.damaged:
             self.notices.append(f"{self.damaged} of its packets could not be decoded")
@@ -262,7 +263,8 @@ class Output:
         """Restored pixels as a frame, with the time of the source's frame and the clip's colours."""
         first = self.clip.first
         rgb = _av().VideoFrame.from_ndarray(pixels, format="rgb48le" if pixels.dtype == np.uint16 else "rgb24")
-        frame = rgb.reformat(format=self.format, dst_colorspace=first.colorspace, dst_color_range=first.color_range)
+        colours = {"dst_colorspace": first.colorspace, "dst_color_range": first.color_range}
+        frame = rgb.reformat(format=self.format, interpolation=_exact(), **colours)
         frame.colorspace, frame.color_range = first.colorspace, first.color_range
         frame.pts, frame.time_base = source.pts, source.time_base
         return frame
@@ -436,8 +438,15 @@ def _av() -> Any:
         import av
     except ImportError as error:
         raise MissingDependency("video files need PyAV: pip install 'fastrestore[video]'") from error
-    av.logging.set_level(av.logging.PANIC)  # what matters of a file's faults comes as an error or a notice
+    # What matters of a file's faults is told as an error or a notice.  Not set_level: its callback can deadlock.
+    av.logging.set_libav_level(av.logging.PANIC)
     return av
+
+
+def _exact() -> Any:
+    """How colours are converted: the default of FFmpeg's darkens each way by half a level, and blurs colours."""
+    way = _av().video.reformatter.Interpolation
+    return way.BICUBIC | way.ACCURATE_RND | way.FULL_CHR_H_INT | way.FULL_CHR_H_INP
 
 
 def _chosen(target: Path, codec: str | None, quality: int | None) -> tuple[str, int | None]:

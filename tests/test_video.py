@@ -7,7 +7,6 @@ import subprocess
 import sys
 import time
 from fractions import Fraction
-from itertools import pairwise
 
 import cv2
 import numpy as np
@@ -59,7 +58,10 @@ def content(path):
         stream = file.streams.video[0]
         frames = list(file.decode(stream))
         deep = frames[0].format.components[0].bits > 8
-        pixels = [frame.to_ndarray(format="rgb48le" if deep else "rgb24") for frame in frames]
+        way = av.video.reformatter.Interpolation
+        exact = way.BICUBIC | way.ACCURATE_RND | way.FULL_CHR_H_INT | way.FULL_CHR_H_INP
+        name = "rgb48le" if deep else "rgb24"
+        pixels = [frame.reformat(format=name, interpolation=exact).to_ndarray() for frame in frames]
         return pixels, [frame.pts * stream.time_base for frame in frames]
 
 
@@ -91,19 +93,18 @@ def test_frames_times_and_sound_come_through(source, restorer, tmp_path):
     assert report["frames"] == len(TIMES) == len(after)
     assert (report["damaged"], report["notices"]) == (0, [])
     assert calls == [(i + 1, len(TIMES)) for i in range(len(TIMES))]
-    assert max(np.abs(a.astype(int) - b).mean() for a, b in zip(before, after, strict=True)) < 1.5
+    assert max(np.abs(a.astype(int) - b).mean() for a, b in zip(before, after, strict=True)) < 3
     assert list(tmp_path.iterdir()) == [target]
 
 
-def test_what_is_written_is_what_a_stream_gives(source, restorer, tmp_path):
-    target = tmp_path / "out.mkv"
+def test_what_is_written_is_what_a_stream_gives(restorer, tmp_path):
+    source, target = make(tmp_path / "in.mkv", codec="ffv1", pixels="yuv444p"), tmp_path / "out.mkv"
     video.restore(restorer, source, target, 10, codec="ffv1")
     frames, times = content(source)
     expected = list(restorer.stream(frames, sigma=10))
     actual, kept = content(target)
-    # Halved colours: a pixel's own may be off where they jump.
-    assert max(np.abs(a.astype(int) - b).mean() for a, b in zip(actual, expected, strict=True)) < 2
-    assert max(abs((b - a) - (d - c)) for (a, b), (c, d) in zip(pairwise(times), pairwise(kept), strict=True)) <= 0.001
+    assert max(np.abs(a.astype(int) - b).max() for a, b in zip(actual, expected, strict=True)) <= 4  # YUV's rounding
+    assert kept == times
 
 
 @pytest.mark.parametrize(
@@ -135,16 +136,17 @@ def test_odd_sides(restorer, tmp_path, size):
     assert report["notices"] == ["its pixel format yuv420p becomes yuv444p"]
 
 
-@pytest.mark.parametrize("matrix", [1, 6])
-def test_colour_tags_and_colours_are_kept(restorer, tmp_path, matrix):
-    source = make(tmp_path / "in.mp4", sound=False, colorspace=matrix, color_range=2, color_primaries=matrix)
+@pytest.mark.parametrize(("matrix", "limits", "shift"), [(1, 1, 0.2), (6, 1, 0.2), (1, 2, 1.2)])
+def test_colour_tags_and_colours_are_kept(restorer, tmp_path, matrix, limits, shift):
+    """FFmpeg itself moves colours by up to a level where YUV has RGB's full range."""
+    source = make(tmp_path / "in.mp4", sound=False, colorspace=matrix, color_range=limits, color_primaries=matrix)
     target = tmp_path / "out.mp4"
     video.restore(restorer, source, target, 10, 0.0, quality=2)
     with av.open(str(target)) as file:
         frame = next(file.decode(video=0))
-    assert (frame.colorspace, frame.color_range, frame.color_primaries) == (matrix, 2, matrix)
+    assert (frame.colorspace, frame.color_range, frame.color_primaries) == (matrix, limits, matrix)
     a, b = content(source)[0], content(target)[0]
-    assert abs(np.mean([x.mean((0, 1)) for x in a], 0) - np.mean([x.mean((0, 1)) for x in b], 0)).max() < 0.7
+    assert abs(np.mean([x.mean((0, 1)) for x in a], 0) - np.mean([x.mean((0, 1)) for x in b], 0)).max() < shift
 
 
 def test_a_cut_file_gives_what_there_is_and_says_so(restorer, tmp_path):
