@@ -399,7 +399,8 @@ def _colours(image: np.ndarray | PilImage.Image | Tensor) -> np.ndarray:
     elif isinstance(image, Tensor):
         if image.ndim != 4 or image.shape[0] != 1:
             raise ImageError(f"a shot must be one picture [1, C, H, W], got {list(image.shape)}")
-        image = image[0].detach().cpu().float().permute(1, 2, 0).numpy()
+        image = image[0].detach().cpu().permute(1, 2, 0)
+        image = (image.float() if image.dtype == torch.bfloat16 else image).numpy()
     elif not isinstance(image, np.ndarray):
         raise ImageError(f"a picture must be an ndarray, a PIL image or a tensor, got {type(image).__name__}")
     _check_array(image, clip=False)

@@ -13,7 +13,8 @@ from fastrestore.errors import ModelError
 WEIGHTS = Path(__file__).parent / "weights"
 # The model that a task takes when none is named.
 DEFAULTS = {"denoise": "denoise-cnn", "demoire": "demoire-cnn", "deblur": "deblur-cnn"}
-SEQUENCES: dict[tuple[str, str], str] = {}
+# Or, for clips and bursts, where there is one for them.
+SEQUENCES = {("denoise", "video"): "denoise-rnn", ("denoise", "burst"): "denoise-rnn"}
 
 
 @dataclass(frozen=True)
