@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 BUILD := build
 
-.PHONY: demo test bench asan lint format clean
+.PHONY: demo test bench bench-full asan lint format clean
 
 demo: $(STAMP)
 	$(BIN)/python demo/demo.py
@@ -13,13 +13,15 @@ demo: $(STAMP)
 test: $(STAMP)
 	$(BIN)/python -m pytest -q
 
-# As benchmarks/harness.py sets it for the cases that run in processes of their own.
-ALLOCATOR := GLIBC_TUNABLES=glibc.malloc.mmap_max=0:glibc.malloc.trim_threshold=1099511627776:glibc.malloc.hugetlb=1
+# Results, and report/report.html, go here; quarter of an hour on two quiet cores. bench-full takes hours.
 RECORD ?= benchmarks/results/local
 
 bench: $(STAMP)
 	$(BIN)/python -m pip install -q -c constraints.txt -e ".[bench,peers]"
-	$(ALLOCATOR) $(BIN)/python -m pytest benchmarks -q -s -o python_files='bench_*.py' --record $(RECORD)
+	$(BIN)/fastrestore bench $(BENCH_OPTIONS) --record $(RECORD) --plot $(RECORD)/report
+
+bench-full: BENCH_OPTIONS := --full
+bench-full: bench
 
 # The native tests under AddressSanitizer and UndefinedBehaviorSanitizer.
 asan: $(STAMP)

@@ -1,54 +1,57 @@
-import json
-import sys
+"""Every case of fastrestore/bench as a test of pytest-benchmark: `pytest benchmarks -o python_files='bench_*.py' -s`.
+
+A module names its SUITE and has one test, which takes `measured`, the result of a case.
+"""
+
 from pathlib import Path
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parent))
+from fastrestore.bench import cases
+from fastrestore.bench.peers import OPTIONS
+from fastrestore.bench.process import Skipped
+from fastrestore.bench.suites import SUITES
+from fastrestore.bench.timing import OURS
+
+AXES = sorted({axis for suite in SUITES.values() for axis in suite.AXES})
 
 
 def pytest_addoption(parser):
-    parser.addoption("--record", metavar="FOLDER", help="write each comparison's result there as JSON")
-    parser.addoption("--network", help="only these, by comma: dncnn20, ffdnet, drunet, denoise-cnn")
-    parser.addoption("--size", help="only these WIDTHxHEIGHT, by comma; any size will do")
-    parser.addoption("--threads", help="only these numbers of threads, by comma")
-    parser.addoption("--precision", help="only these, by comma: float32, bfloat16")
-    parser.addoption("--peers", default="all", help="only these, by comma, or none: see benchmarks/compare.py --help")
-    parser.addoption("--rounds", help="measured rounds; by default as many as the time allows")
-    parser.addoption("--quick", action="store_true", help="tiny pictures, two rounds, no torch.compile: does it work?")
-
-
-@pytest.fixture
-def record(request):
-    """record(name, result) keeps a comparison's figures as FOLDER/name.json when --record FOLDER was given."""
-
-    def keep(name: str, result: dict) -> None:
-        folder = request.config.getoption("--record")
-        if folder:
-            Path(folder).mkdir(parents=True, exist_ok=True)
-            (Path(folder) / f"{name}.json").write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n")
-
-    return keep
+    parser.addoption("--record", metavar="FOLDER", help="write each result there as JSON")
+    for axis in AXES:
+        parser.addoption(f"--{axis}", help="only these values, by comma")
+    parser.addoption("--peers", help="some of " + ",".join(OPTIONS) + ", or all, or none")
+    parser.addoption("--rounds", type=int, help="measured rounds; by default as many as the time allows")
+    parser.addoption("--quick", action="store_true", help="tiny pictures, two rounds: does it work?")
+    parser.addoption("--full", action="store_true", help="every combination: hours")
 
 
 def pytest_generate_tests(metafunc):
-    """A benchmark module's CASES = {"network": [...], "size": [...]} and QUICK, narrowed by the options."""
-    quick = metafunc.config.getoption("--quick")
-    for name, values in getattr(metafunc.module, "CASES", {}).items():
-        if name not in metafunc.fixturenames:
-            continue
-        if given := metafunc.config.getoption(f"--{name}"):
-            values = given.split(",")
-        elif quick:
-            values = metafunc.module.QUICK.get(name, values)
-        metafunc.parametrize(name, values)
+    if "measured" not in metafunc.fixturenames:
+        return
+    suite, option = metafunc.module.SUITE, metafunc.config.getoption
+    wanted = {axis: option(f"--{axis}") for axis in SUITES[suite].AXES if option(f"--{axis}")}
+    more = {"peers": option("--peers"), "rounds": option("--rounds")}
+    chosen = cases.select(suite, wanted, option("--full"), option("--quick"), **more)
+    metafunc.parametrize("measured", chosen, ids=[cases.name(suite, case) for case in chosen], indirect=True)
 
 
 @pytest.fixture
-def options(request) -> list[str]:
-    """--peers and --rounds as the scripts take them."""
-    peers, rounds = request.config.getoption("--peers"), request.config.getoption("--rounds")
-    if request.config.getoption("--quick"):
-        peers = "ncnn,openvino,onnx-runtime,torch-jit,torch-eager" if peers == "all" else peers
-        rounds = rounds or "2"
-    return ["--peers", peers, *(["--rounds", rounds] if rounds else [])]
+def measured(request, benchmark):
+    """A case's result, from a process of its own, printed, recorded and in the benchmark's extra_info."""
+    folder = request.config.getoption("--record")
+    results = []
+
+    def run():
+        results.append(cases.run(request.module.SUITE, request.param, Path(folder) if folder else None))
+
+    try:
+        benchmark.pedantic(run, rounds=1)
+    except Skipped as reason:
+        pytest.skip(str(reason))
+    (result,) = results
+    print("\n" + cases.text(result))
+    kept = ("ratios", "noise", "same_twice_noise", "fma_peak_gflops", "ceilings", "working_mib", "threads", "machine")
+    benchmark.extra_info.update({name: result[name] for name in kept if name in result})
+    benchmark.extra_info.update(result["rows"].get(OURS, {}))
+    return result

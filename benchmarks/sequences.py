@@ -26,7 +26,7 @@ def simulated(data: Path, count: int) -> list[list[np.ndarray]]:
     """Clips of clean frames, float32 [H, W, 3]."""
     paths = sorted((data / "testsets/cbsd68").iterdir())
     pictures = [image.read(path).pixels.astype(np.float32) / 255 for path in paths[:: len(paths) // count][:count]]
-    return [list(degrade.motion(p, FRAMES, SIDE, seed=1000 + i).clean) for i, p in enumerate(pictures)]
+    return [list(degrade.handheld(p, FRAMES, SIDE, seed=1000 + i).clean) for i, p in enumerate(pictures)]
 
 
 def gopro(data: Path) -> list[np.ndarray]:

@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from fastrestore import checkpoint
+from fastrestore.bench.networks import NETWORKS
 
 ROOT = Path(__file__).parent.parent
-NETWORKS = {"dncnn20": "DnCNN-20", "ffdnet": "FFDNet", "drunet": "DRUNet", "denoise-cnn": "denoise-cnn"}
 PEERS = {
     "OpenVINO": "OpenVINO",
     "ONNX Runtime": "ONNX Runtime",
@@ -46,11 +46,11 @@ def table(head: list[str], rows: list[list[str]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def speed(folder: Path) -> str:
-    """Times of the peers over ours; the strongest one's in bold."""
+def speed(folder: Path, isa: str = "") -> str:
+    """Times of the peers over ours; the strongest one's in bold.  isa: of the results that all were held to it."""
     rows = []
     for result in load(folder, "*-*x*-*t.json"):
-        if "ratios" not in result or result["network"] not in NETWORKS:
+        if result.get("suite", "models") != "models" or "ratios" not in result or result.get("isa", "") != isa:
             continue
         own = result["rows"]["fastrestore"]
         ratios = {name: ratio for name, ratio in result["ratios"].items() if name != "fastrestore"}
@@ -59,7 +59,7 @@ def speed(folder: Path) -> str:
         for name in PEERS:
             text = f"x {ratios[name]:.2f}" if name in ratios else ""
             cells.append(f"**{text}**" if ratios.get(name) == least else text)
-        about = [NETWORKS[result["network"]], result["size"], result["precision"], str(result["threads"])]
+        about = [NETWORKS[result["network"]].title, result["size"], result["precision"], str(result["threads"])]
         rows.append([*about, f"{own['ms']:.0f}", f"{own['gflops']:.0f}", f"{result['working_mib']:.0f}", *cells])
     head = ["network", "size", "precision", "threads", "ms", "GFLOP/s", "MiB", *PEERS.values()]
     return table(head, rows)
@@ -71,7 +71,7 @@ def latency(folder: Path) -> str:
     for result in load(folder, "latency-*.json"):
         if "rows" not in result:
             continue
-        about = [NETWORKS[result["network"]], result["size"], str(result["threads"])]
+        about = [NETWORKS[result["network"]].title, result["size"], str(result["threads"])]
         taken = {name: f"{row['p50_ms']:.2f} / {row['p99_ms']:.2f}" for name, row in result["rows"].items()}
         rows.append([*about, *(taken.get(name, "") for name in ("fastrestore", *PEERS))])
     return table(["network", "size", "threads", "fastrestore", *PEERS.values()], rows)
@@ -81,12 +81,10 @@ def memory(folder: Path) -> str:
     """MiB beyond the picture, the result and what was loaded before."""
     rows = []
     for result in load(folder, "memory-*.json"):
-        about = [NETWORKS[result["network"]], result["size"], str(result["threads"])]
+        about = [NETWORKS[result["network"]].title, result["size"], str(result["threads"])]
         taken = {name: row["peak_growth_mib"] - row["result_mib"] for name, row in result["rows"].items()}
         cells = [f"{taken[name]:.0f}" if name in taken else "" for name in ("fastrestore", "fastrestore 64MiB")]
-        for name in PEERS:
-            short = name.split(",")[0].lower().replace(" ", "-")
-            cells.append(f"{taken[short]:.0f}" if short in taken else "")
+        cells += [f"{taken[name]:.0f}" if name in taken else "" for name in PEERS]
         rows.append([*about, *cells])
     return table(["network", "size", "threads", "fastrestore", "within 64MiB", *PEERS.values()], rows)
 
@@ -115,7 +113,31 @@ def models(folder: Path) -> str:
     return table(["name", "task", "family", "PSNR", "parameters"], rows)
 
 
-TABLES: dict[str, Callable[[Path], str]] = {"speed": speed, "latency": latency, "memory": memory, "models": models}
+def avx2(folder: Path) -> str:
+    """speed, with all held to AVX2."""
+    return speed(folder, "avx2")
+
+
+def quality(folder: Path) -> str:
+    """PSNR, time, memory and file size of each model and precision, and of classical denoisers."""
+    rows = []
+    for path in sorted(folder.glob("quality-*.json")):
+        result = json.loads(path.read_text())
+        for name, row in sorted(result["rows"].items(), key=lambda item: -item[1]["psnr"]):
+            file = f"{row['file_mb']:.1f}" if "file_mb" in row else ""
+            figures = f"{row['psnr']:.2f}", f"{row['ms_per_mpixel']:.0f}", f"{row['mib_at_1024x1024']:.0f}", file
+            rows.append([name, result["set"], f"{result['sigma']:g}", *figures])
+    return table(["denoiser", "set", "σ", "PSNR dB", "ms a megapixel", "MiB at 1024x1024", "file MB"], rows)
+
+
+TABLES: dict[str, Callable[[Path], str]] = {
+    "speed": speed,
+    "avx2": avx2,
+    "latency": latency,
+    "memory": memory,
+    "quality": quality,
+    "models": models,
+}
 PLACE = re.compile(r"(<!-- table: (\w+) ([\w./-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 

@@ -11,6 +11,7 @@ from typing import Any
 _HOMES = {
     "restore": "restorer",
     "Restorer": "restorer",
+    "open_image": "sources",
     "batch": "bulk",
     "load": "zoo",
     "create": "models",

@@ -1,4 +1,7 @@
-"""Folders of pictures, restored unattended: reading, restoring and writing at once, a manifest, and resumption."""
+"""Folders of pictures, restored unattended: reading, restoring and writing at once, a manifest, and resumption.
+
+On this machine here; cluster.py spreads the same jobs over the workers of a Ray cluster.
+"""
 
 import contextlib
 import errno
@@ -7,23 +10,26 @@ import hashlib
 import json
 import os
 import queue
+import shutil
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
+from fastrestore import dicom, raw, zoo
 from fastrestore import image as images
-from fastrestore import zoo
-from fastrestore.errors import FastrestoreError, ImageError
+from fastrestore.errors import FastrestoreError, ImageError, describe
 from fastrestore.restorer import Restorer
 
 MANIFEST = "manifest.jsonl"  # in the output folder: one JSON object a line, the last one of an input counts
 AHEAD = 2  # pictures that wait between two stages: what bounds the memory
+STAGES = "reading", "restoring", "writing"
 NAME = "{folder}/{stem}{suffix}"  # of a result, in the output folder
 
+_INPUTS = {*images.SUFFIXES, *raw.SUFFIXES, dicom.SUFFIX}
 _FATAL = errno.ENOSPC, errno.EDQUOT, errno.EROFS  # no later picture would fare better
 
 
@@ -34,6 +40,7 @@ class Job:
     target: Path
     fault: Exception | None = None  # known before it is read
     picture: images.Image | None = None
+    whole: bool = True  # decoded, restored and encoded at once, not piece by piece
     record: dict[str, Any] = field(default_factory=dict)
 
 
@@ -54,36 +61,70 @@ def batch(
     name: str = NAME,
     suffix: str | None = None,
     quality: int = 95,
-    max_pixels: int = images.MAX_PIXELS,
+    max_pixels: int | None = None,
     resume: bool = False,
     overwrite: bool = False,
-) -> Iterator[dict[str, Any]]:
+    ray: str | None = None,
+) -> "Batch":
     """Restores many pictures into a folder; yields a record of each as it is finished, in the order of names.
 
-    inputs: a folder, searched recursively for PNG, JPEG, TIFF, WebP and BMP files, or a list of files.  Links to
-    folders are not followed, nor are links to files outside the folder.  include, exclude: patterns of names below
-    the folder, such as "2024/*.png".  name: a result's name in `out`, of {folder}, {stem}, {suffix}; suffix: ".png",
-    say, instead of the input's.  resume: leaves out what the manifest says is done, if the input, the model, the
-    settings and the result are still those; overwrite: replaces results that exist.  The other arguments are
-    Restorer's, Restorer.__call__'s and image.write's.
+    inputs: a folder, searched recursively for PNG, JPEG, TIFF, WebP, BMP, DICOM and raw files, or a list of files.
+    Links to folders are not followed, nor are links to files outside the folder.  include, exclude: patterns of names
+    below the folder, such as "2024/*.png".  name: a result's name in `out`, of {folder}, {stem}, {suffix}; suffix:
+    ".png", say, instead of the input's.  resume: leaves out what the manifest says is done, if the input, the model,
+    the settings and the result are still those; overwrite: replaces results that exist.  ray: "local", or the address
+    of a Ray cluster, see cluster.py.  The other arguments are Restorer's, Restorer.file's and image.write's; threads
+    are each worker's there.  The iterator knows its length.
 
     Records: {input, output, ok, skipped, error, input_sha256, output_sha256, model_sha256, settings, path, height,
     width, sigma, seconds {reading, restoring, writing}, notices, time}.  Each is a line of out/manifest.jsonl too,
     flushed to disk behind its result, so a process killed at any moment loses the pictures in hand and nothing else.
     A picture that fails is a record that is not ok and never stops the rest; a full disk ends the run with OSError
-    after what is finished has been yielded.  Besides the engine's memory up to 6 pictures are held.
-    Raises ImageError for folders that do not fit or are in use by another batch, ModelError, ValueError.
+    after what is finished has been yielded.  Besides the engine's memory up to 6 pictures are held; a large TIFF goes
+    piece by piece within it, as in Restorer.file.  Raises ImageError for folders that do not fit or are in use by
+    another batch, ModelError, ValueError.
     """
-    restorer = Restorer(model, task, device, precision, memory, threads)
+    arguments = {"model": model, "task": task, "device": device, "precision": precision, "memory": memory}
+    restorer = Restorer(**arguments, threads=threads if ray is None else threads or 1)
     if sigma is not None and not restorer.info["takes_sigma"]:
         raise ValueError(f"{restorer.name} takes no noise level: leave sigma out")
     out = Path(out)
     jobs = find(inputs, out, include, exclude, name, suffix)
     settings = {"task": task, "model": restorer.name, "sigma": sigma, "strength": strength, "quality": quality}
     settings["precision"] = restorer.info["precision"]
-    model_file = restorer.name if restorer.name.endswith(".frp") else zoo.path_of(model or restorer.name)
-    run = _Run(restorer, out, settings, _sha256(Path(model_file)), max_pixels, resume, overwrite)
-    return run.all(jobs)
+    rules = Rules(settings, model_hash(restorer, model), max_pixels, resume, overwrite)
+    if ray is None:
+        return Batch(len(jobs), _Run(restorer, out, rules).all(jobs))
+    from fastrestore import cluster
+
+    return Batch(len(jobs), cluster.run(ray, arguments, threads or 1, restorer, out, rules, jobs))
+
+
+class Batch(Iterator[dict[str, Any]]):
+    """The records of a batch as they are finished; len() says how many there will be, close() ends it early."""
+
+    def __init__(self, count: int, records: Generator[dict[str, Any], None, None]):
+        self._count, self._records = count, records
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __next__(self) -> dict[str, Any]:
+        return next(self._records)
+
+    def close(self) -> None:
+        self._records.close()
+
+
+@dataclass(frozen=True)
+class Rules:
+    """What holds for every picture of a batch."""
+
+    settings: dict[str, Any]  # part of every record: what the result depends on
+    model_sha256: str
+    max_pixels: int | None
+    resume: bool
+    overwrite: bool
 
 
 def find(
@@ -133,7 +174,7 @@ def _walk(folder: Path, out: Path) -> list[tuple[Path, str]]:
         folders[:] = sorted(f for f in folders if not _same(here / f, out))  # links to folders are not followed
         for file in sorted(files):
             path = here / file
-            if path.suffix.lower() in images.SUFFIXES and not file.startswith(".fastrestore-"):
+            if path.suffix.lower() in _INPUTS and not file.startswith(".fastrestore-"):
                 found.append((path, path.relative_to(folder).as_posix()))
     return found
 
@@ -144,49 +185,121 @@ def _same(a: Path, b: Path) -> bool:
 
 def _target(out: Path, below: str, name: str, suffix: str | None) -> Path:
     path = Path(below)
+    suffix = suffix or (".tif" if raw.is_raw(path) else path.suffix)
     try:
-        text = name.format(folder=path.parent.as_posix(), stem=path.stem, suffix=suffix or path.suffix)
+        text = name.format(folder=path.parent.as_posix(), stem=path.stem, suffix=suffix)
     except (KeyError, IndexError, ValueError) as error:
         raise ImageError(f"the name {name!r} may hold {{folder}}, {{stem}} and {{suffix}}") from error
     target = Path(os.path.normpath(out / text))
     if not target.is_relative_to(Path(os.path.normpath(out))):
         raise ImageError(f"{images.show_name(target)} would lie outside of {images.show_name(out)}")
-    images.format_of(target)
+    if target.suffix.lower() != dicom.SUFFIX:
+        images.format_of(target)
     return target
+
+
+class Manifest:
+    """The records of an output folder, locked for one batch.  A `with`: the lock goes with it, or with the process."""
+
+    def __init__(self, out: Path, rules: Rules):
+        self._out, self._rules = out, rules
+        self._writing = threading.Lock()
+
+    def __enter__(self) -> "Manifest":
+        self._out.mkdir(parents=True, exist_ok=True)
+        self._file = open(self._out / MANIFEST, "a+b")
+        try:
+            _lock(self._file, self._out)
+            self._done, self._ours = _read_manifest(self._file)
+        except BaseException:
+            self._file.close()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+    def clean(self, jobs: list[Job]) -> None:
+        """Removes what a killed run left; nobody else writes here while the lock is held."""
+        for folder in {job.target.parent for job in jobs}:
+            for rest in folder.glob(".fastrestore-*.part"):
+                shutil.rmtree(rest) if rest.is_dir() else rest.unlink(missing_ok=True)
+
+    def begin_record(self, job: Job) -> None:
+        """The first entries of a record."""
+        record = job.record
+        record |= {"input": job.name, "output": job.target.relative_to(self._out).as_posix(), "ok": True}
+        record |= {"skipped": False, "error": None, "settings": self._rules.settings}
+        record |= {"model_sha256": self._rules.model_sha256, "seconds": dict.fromkeys(STAGES, 0.0)}
+
+    def check_place(self, job: Job) -> None:
+        """Raises ImageError for an input that is no plain file, and a result that is there and not ours to replace."""
+        if job.fault:
+            raise job.fault
+        if not job.source.is_file():  # a pipe would wait for ever
+            raise ImageError(f"{images.show_name(job.source)}: is not a plain file")
+        if job.target.exists() and not self._rules.overwrite and not self._is_ours(job):
+            raise ImageError(f"{images.show_name(job.target)}: exists; --resume or --overwrite goes on")
+
+    def is_done(self, job: Job) -> bool:
+        """Whether resuming leaves it out: by its input's hash, which the record holds already."""
+        return self._rules.resume and is_done(self._done.get(job.name), job)
+
+    def before(self, job: Job) -> dict[str, Any] | None:
+        """The record of an earlier run, if this one resumes."""
+        return self._done.get(job.name) if self._rules.resume else None
+
+    def _is_ours(self, job: Job) -> bool:
+        """Whether an earlier run made the result, so that resuming may replace it."""
+        return self._rules.resume and (job.name, job.record["output"]) in self._ours
+
+    def begin(self, job: Job) -> None:
+        """Says beforehand that a result is being made, so that one without its record is known for ours after a kill;
+        if an earlier record says so, that one must stay the last: it may turn out that the result is done."""
+        if not self._is_ours(job):
+            self._note({"input": job.name, "output": job.record["output"], "ok": False, "begun": True})
+
+    def end(self, job: Job) -> None:
+        """A finished record, flushed to disk."""
+        record = job.record
+        record["time"] = datetime.now(timezone.utc).isoformat(timespec="seconds")
+        if not record["skipped"]:
+            self._note(record)
+            os.fsync(self._file.fileno())
+        if isinstance(job.fault, OSError) and job.fault.errno in _FATAL:
+            raise job.fault
+
+    def _note(self, record: dict[str, Any]) -> None:
+        with self._writing:
+            self._file.write(json.dumps(record).encode() + b"\n")
+            self._file.flush()
+
+
+def is_done(before: dict[str, Any] | None, job: Job) -> bool:
+    """Whether a record of an earlier run says of the same input, model and settings what the result still is."""
+    keys = ("input_sha256", "model_sha256", "settings", "output")
+    if not before or not before.get("ok") or any(before.get(key) != job.record[key] for key in keys):
+        return False
+    return job.target.is_file() and sha256(job.target) == before.get("output_sha256")
 
 
 class _Run:
     """Three stages, each in a thread: reading, restoring (the caller's thread, so that Ctrl-C acts), writing."""
 
-    def __init__(
-        self,
-        restorer: Restorer,
-        out: Path,
-        settings: dict[str, Any],
-        model_sha256: str,
-        max_pixels: int,
-        resume: bool,
-        overwrite: bool,
-    ):
-        self.restorer, self.out, self.settings, self.model_sha256 = restorer, out, settings, model_sha256
-        self.max_pixels, self.resume, self.overwrite = max_pixels, resume, overwrite
+    def __init__(self, restorer: Restorer, out: Path, rules: Rules):
+        self.restorer, self.rules = restorer, rules
+        self.manifest = Manifest(out, rules)
         self.read: queue.Queue[Job | None] = queue.Queue(AHEAD)
         self.restored: queue.Queue[Job | None] = queue.Queue(AHEAD)
         self.finished: queue.SimpleQueue[Job | BaseException | None] = queue.SimpleQueue()
         self.stop = threading.Event()
 
-    def all(self, jobs: list[Job]) -> Iterator[dict[str, Any]]:
-        self.out.mkdir(parents=True, exist_ok=True)
-        with open(self.out / MANIFEST, "a+b") as manifest:
-            _lock(manifest, self.out)
-            self.done, self.ours = _read_manifest(manifest)
-            for job in jobs:  # left by a killed run; nobody else writes here while the lock is held
-                if job.target.parent.is_dir():
-                    for rest in job.target.parent.glob(".fastrestore-*.part"):
-                        rest.unlink(missing_ok=True)
+    def all(self, jobs: list[Job]) -> Generator[dict[str, Any], None, None]:
+        with self.manifest:
+            self.manifest.clean(jobs)
             stages = [
                 threading.Thread(target=self._guarded, args=(self._read_all, jobs, self.read), daemon=True),
-                threading.Thread(target=self._guarded, args=(self._write_all, manifest, None), daemon=True),
+                threading.Thread(target=self._guarded, args=(self._write_all, None, None), daemon=True),
             ]
             for stage in stages:
                 stage.start()
@@ -202,7 +315,7 @@ class _Run:
                 for stage in stages:
                     stage.join()
 
-    def _guarded(self, stage: Any, work: Any, after: queue.Queue | None) -> None:
+    def _guarded(self, stage: Any, work: list[Job] | None, after: queue.Queue | None) -> None:
         """A stage in its thread: what goes wrong with the run itself comes out in the caller's."""
         try:
             stage(work)
@@ -242,93 +355,85 @@ class _Run:
         for job in jobs:
             if self.stop.is_set():
                 return
-            start = time.perf_counter()
-            record = job.record
-            record |= {"input": job.name, "output": job.target.relative_to(self.out).as_posix(), "ok": True}
-            record |= {"skipped": False, "error": None, "settings": self.settings, "model_sha256": self.model_sha256}
-            with _collected(job):
-                if job.fault:
-                    raise job.fault
-                if not job.source.is_file():  # a pipe would wait for ever
-                    raise ImageError(f"{images.show_name(job.source)}: is not a plain file")
-                record["input_sha256"] = _sha256(job.source)
-                if self.resume and self._is_done(job):
-                    record["skipped"] = True
-                else:
-                    if job.target.exists() and not self.overwrite and not self._is_ours(job):
-                        name = images.show_name(job.target)
-                        raise ImageError(f"{name}: exists; --resume or --overwrite goes on")
-                    job.picture = images.read(job.source, max_pixels=self.max_pixels)
-            record["seconds"] = {"reading": time.perf_counter() - start}
+            self.manifest.begin_record(job)
+            with collected(job), timed(job, "reading"):
+                self.manifest.check_place(job)
+                job.record["input_sha256"] = sha256(job.source)
+                job.record["skipped"] = self.manifest.is_done(job)
+                job.whole = self.restorer.way(job.source, job.target) == "picture"
+                if job.whole and not job.record["skipped"]:
+                    job.picture = images.read(job.source, max_pixels=self.rules.max_pixels)
             self._put(self.read, job)
 
-    def _is_done(self, job: Job) -> bool:
-        before = self.done.get(job.name)
-        keys = ("input_sha256", "model_sha256", "settings", "output")
-        if not before or not before.get("ok") or any(before.get(key) != job.record[key] for key in keys):
-            return False
-        return job.target.is_file() and _sha256(job.target) == before.get("output_sha256")
-
-    def _is_ours(self, job: Job) -> bool:
-        """Whether an earlier run made the result, so that resuming may replace it."""
-        return self.resume and (job.name, job.record["output"]) in self.ours
-
     def _restore(self, job: Job) -> None:
-        if job.picture is None:
+        if not job.record["ok"] or job.record["skipped"]:
             return
-        start = time.perf_counter()
-        with _collected(job):
-            report = self.restorer.picture(job.picture, self.settings["sigma"], self.settings["strength"])
-            job.record |= {key: report[key] for key in ("sigma", "height", "width", "notices")}
-            job.record["path"] = {key: self.restorer.info.get(key) for key in ("path", "device", "isa", "precision")}
-        job.record["seconds"] |= {"restoring": time.perf_counter() - start}
+        settings = self.rules.settings
+        with collected(job):
+            if job.whole:
+                with timed(job, "restoring"):
+                    report = self.restorer.picture(job.picture, settings["sigma"], settings["strength"])
+            else:
+                self._prepare(job)
+                report = restore_file(self.restorer, job, self.rules)
+            describe_result(job, report, self.restorer)
 
-    def _write_all(self, manifest: Any) -> None:
+    def _prepare(self, job: Job) -> None:
+        job.target.parent.mkdir(parents=True, exist_ok=True)
+        self.manifest.begin(job)
+
+    def _write_all(self, _: None) -> None:
         while (job := self._take(self.restored)) is not None:
-            start = time.perf_counter()
             record = job.record
             if record["ok"] and not record["skipped"]:
-                with _collected(job):
-                    job.target.parent.mkdir(parents=True, exist_ok=True)
-                    # Said beforehand, so that a result without its record is known for ours after a kill.
-                    self._note(manifest, {"input": job.name, "output": record["output"], "ok": False, "begun": True})
-                    record["notices"] += images.write(job.target, job.picture, quality=self.settings["quality"])
-                    record["output_sha256"] = _sha256(job.target)
+                with collected(job), timed(job, "writing"):
+                    if job.whole:
+                        self._prepare(job)
+                        quality = self.rules.settings["quality"]
+                        record["notices"] += images.write(job.target, job.picture, quality=quality)
+                    record["output_sha256"] = sha256(job.target)
             job.picture = None
-            record["seconds"] |= {"writing": time.perf_counter() - start}
-            record["time"] = datetime.now(timezone.utc).isoformat(timespec="seconds")
-            if not record["skipped"]:
-                self._note(manifest, record)
-                os.fsync(manifest.fileno())
-            self.finished.put(job)
-            if isinstance(job.fault, OSError) and job.fault.errno in _FATAL:
-                raise job.fault
-
-    @staticmethod
-    def _note(manifest: Any, record: dict[str, Any]) -> None:
-        manifest.write(json.dumps(record).encode() + b"\n")
-        manifest.flush()
+            try:
+                self.manifest.end(job)
+            finally:
+                self.finished.put(job)
 
 
-class _collected:
-    """Context: an error of the picture becomes its record's."""
+def restore_file(restorer: Restorer, job: Job, rules: Rules) -> dict[str, Any]:
+    """Restores a job's file from its place to the result's; returns Restorer.file's report."""
+    how = rules.settings
+    limits = {"quality": how["quality"], "max_pixels": rules.max_pixels}
+    report = restorer.file(job.source, job.target, how["sigma"], how["strength"], **limits)
+    for stage, seconds in report.get("stages", {}).items():
+        job.record["seconds"][stage] += seconds
+    return report
 
-    def __init__(self, job: Job):
-        self.job = job
 
-    def __enter__(self) -> None:
-        pass
+def describe_result(job: Job, report: dict[str, Any], restorer: Restorer) -> None:
+    """What a restorer's report says, in the record."""
+    job.record |= {key: report[key] for key in ("sigma", "height", "width", "notices")}
+    job.record["path"] = {key: restorer.info.get(key) for key in ("path", "device", "isa", "precision")}
 
-    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> bool:
-        if not isinstance(error, FastrestoreError | MemoryError | OSError):
-            return False
-        text = " ".join(str(error).split()) or type(error).__name__
-        if isinstance(error, OSError) and error.strerror:
-            text = f"{images.show_name(error.filename or self.job.source)}: {error.strerror}"
-        name = images.show_name(self.job.source)
-        self.job.record |= {"ok": False, "error": text if name in text else f"{name}: {text}"}
-        self.job.fault, self.job.picture = error, None
-        return True
+
+@contextlib.contextmanager
+def timed(job: Job, stage: str) -> Iterator[None]:
+    """Adds to the seconds of a stage."""
+    start = time.perf_counter()
+    try:
+        yield
+    finally:
+        job.record["seconds"][stage] += time.perf_counter() - start
+
+
+@contextlib.contextmanager
+def collected(job: Job) -> Iterator[None]:
+    """An error of the picture becomes its record's."""
+    try:
+        yield
+    except (FastrestoreError, MemoryError, OSError) as error:
+        name, text = images.show_name(job.source), describe(error)
+        job.record |= {"ok": False, "error": text if name in text else f"{name}: {text}"}
+        job.fault, job.picture = error, None
 
 
 def _lock(manifest: Any, out: Path) -> None:
@@ -363,7 +468,12 @@ def _read_manifest(manifest: Any) -> tuple[dict[str, dict[str, Any]], set[tuple[
     return done, ours
 
 
-def _sha256(path: Path) -> str:
+def model_hash(restorer: Restorer, model: str | os.PathLike | None) -> str:
+    """Of the file that a restorer's model came from."""
+    return sha256(Path(restorer.name if restorer.name.endswith(".frp") else zoo.path_of(model or restorer.name)))
+
+
+def sha256(path: Path) -> str:
     digest = hashlib.sha256()
     with open(path, "rb") as file:
         while piece := file.read(1 << 20):

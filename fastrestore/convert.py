@@ -32,7 +32,7 @@ def convert(source: str | os.PathLike, architecture: str, config: Mapping[str, A
     source = Path(source)
     if architecture not in LAYOUTS:
         raise ModelError(f"no converter for {architecture!r}; there is one for {', '.join(sorted(LAYOUTS))}")
-    tensors = _read_parts(source) if source.is_dir() else _read(source)
+    tensors = _read_parts(source) if source.is_dir() else read(source)
     tensors = {_name(architecture, name): value for name, value in tensors.items()}
     computed = COMPUTED.get(architecture)
     if computed:
@@ -57,7 +57,8 @@ def convert(source: str | os.PathLike, architecture: str, config: Mapping[str, A
     return model.requires_grad_(True).eval()
 
 
-def _read(source: Path) -> dict[str, Tensor]:
+def read(source: Path) -> dict[str, Tensor]:
+    """The tensors of a foreign file, by the names in it.  Raises as convert does."""
     if source.suffix not in READERS:
         raise ModelError(f"{source}: cannot convert a {source.suffix or 'nameless'} file; can {', '.join(READERS)}")
     if not source.is_file():
@@ -71,7 +72,7 @@ def _read_parts(folder: Path) -> dict[str, Tensor]:
     if not files:
         raise ModelError(f"{folder}: holds no .pkl files")
     return {
-        f"{file.stem}.{name.removeprefix('module.')}": value for file in files for name, value in _read(file).items()
+        f"{file.stem}.{name.removeprefix('module.')}": value for file in files for name, value in read(file).items()
     }
 
 

@@ -7,7 +7,7 @@ import json
 import os
 import platform
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from fastrestore.image import whole_file
 from fastrestore.lower import lower
 from fastrestore.ops import _C  # ops imports torch before _C, so that both share one OpenMP runtime
 
-PRECISIONS = ("float32", "bfloat16")
+PRECISIONS = ("float32", "bfloat16")  # that any module compiles to; "int8" needs pictures too
 DEFAULT_MEMORY = "1GiB"
 
 
@@ -57,7 +57,7 @@ def build_info() -> dict[str, Any]:
         "numpy": np.__version__,
         "python": platform.python_version(),
         "machine": platform.machine(),
-        "precisions": list(PRECISIONS),
+        "precisions": [*PRECISIONS, "int8"],
     }
 
 
@@ -65,7 +65,9 @@ class Plan:
     """A compiled module.  Immutable; sessions of several threads share it.
 
     channels: of input and output.  takes_sigma: whether a run is given a noise level.  halo: pixels that an output
-    pixel looks, each way.  multiple_of: each side of a picture is padded to it.  isa and precision: how it computes.
+    pixel looks, each way; None: at the whole picture.  multiple_of: each side of a picture is padded to it.  grid:
+    windows that begin at multiples of it have the whole picture's bits.  isa and precision: how it computes.
+    states: (channels, stride) of what a session keeps from one picture to the next; empty for most models.
     card: what is known of the model (name, task, licence and so on); it is saved with the plan.
     """
 
@@ -73,8 +75,10 @@ class Plan:
         self._plan = plan
         self.channels: int = plan.channels
         self.takes_sigma: bool = plan.takes_sigma
-        self.halo: int = plan.halo
+        self.halo: int | None = None if plan.sees_everything else plan.halo
         self.multiple_of: int = plan.multiple_of
+        self.grid: int = plan.grid
+        self.states: list[tuple[int, int]] = plan.states
         self.isa: str = plan.isa
         self.precision: str = plan.precision
         self.card: dict[str, Any] = dict(card or {})
@@ -141,6 +145,7 @@ class Session:
 
     def __init__(self, plan: Plan, threads: int, memory: int):
         self.plan, self.threads, self.memory = plan, threads, memory
+        self.halo = plan.halo
         self._session = _C.Session(plan._plan, threads, memory)
         self.report: _C.RunReport | None = None  # of the last run: strips, band, working_bytes, non_finite
 
@@ -153,6 +158,25 @@ class Session:
             "threads": self.threads,
             "memory": self.memory,
         }
+
+    def reset(self) -> None:
+        """Forgets the pictures before, where the plan has states; a picture of another size does so too."""
+        self._session.reset()
+
+    @property
+    def states(self) -> list[np.ndarray | None]:
+        """A copy of each state, [H, W, channels] float32 at its stride of the padded picture, as the last run left it;
+        None before the first run and after reset.  Assigning others (warped to the next picture, say) replaces them;
+        None begins anew.  Raises ValueError for another number of states or channels."""
+        return [self._session.state(number) for number in range(len(self.plan.states))]
+
+    @states.setter
+    def states(self, images: Sequence[np.ndarray | None]) -> None:
+        if len(images) != len(self.plan.states):
+            raise ValueError(f"the plan has {len(self.plan.states)} states, got {len(images)}")
+        for number, (image, (channels, _)) in enumerate(zip(images, self.plan.states, strict=True)):
+            empty = np.empty((0, 0, channels), np.float32)
+            self._session.set_state(number, empty if image is None else np.ascontiguousarray(image, np.float32))
 
     def working_bytes(self, height: int, width: int) -> int:
         """What a run of this size allocates beyond input and output.  Raises MemoryBudgetError if over budget."""
@@ -190,19 +214,41 @@ class Session:
         return out
 
 
-def compile(module: nn.Module, precision: str = "auto", isa: str = "", card: Mapping[str, Any] | None = None) -> Plan:
+def compile(
+    module: nn.Module,
+    precision: str = "auto",
+    isa: str = "",
+    card: Mapping[str, Any] | None = None,
+    calibration: Iterable[Any] | None = None,
+    ranges: str = "mse",
+) -> Plan:
     """Compiles a module that maps an image [N, C, H, W], or image and sigma, to an image of the same shape.
 
+    A recurrent module names its `states`, a list of (channels, stride): it takes them, [N, channels, H / stride, W /
+    stride], as its last arguments, and returns (result, *their successors).  Its sessions keep them; see Session.reset.
     precision: "float32" (also "auto"), or "bfloat16": what convolutions read is rounded to 8 significant bits, sums
-    are float32, picture and result stay float32.  isa: forces an instruction set, as FASTRESTORE_ISA does.
-    card: what the plan says of the model, values that JSON can hold.
-    Raises UnsupportedOperator, naming the operator and the module's path, and ModelError for a module whose
-    weights are not float32 on the CPU.
+    are float32, picture and result stay float32; or "int8": what inner convolutions read is 8 bits, and so are their
+    weights, where `calibration` shows that this does not cost too much; else as bfloat16 (docs/precision.md).
+    isa: forces an instruction set, as FASTRESTORE_ISA does.  card: what the plan says of the model, values that JSON
+    can hold; int8 adds what calibration found.
+    calibration: pictures like those to be restored, for int8 only: arrays [H, W, C], or pairs (array, sigma); without
+    sigma, a model that takes it is told the estimated noise level.  ranges: "mse" or "percentile", how the range of
+    an image's 256 levels follows from what it holds for these pictures.
+    Raises ValueError for pictures that do not fit, UnsupportedOperator, naming the operator and the module's path, and
+    ModelError for a module whose weights are not float32 on the CPU.
     """
-    if precision not in ("auto", *PRECISIONS):
-        raise ValueError(f"precision must be auto or one of {', '.join(PRECISIONS)}, got {precision!r}")
+    if precision not in ("auto", *PRECISIONS, "int8"):
+        raise ValueError(f"precision must be auto, {', '.join(PRECISIONS)} or int8, got {precision!r}")
+    if (precision == "int8") != (calibration is not None):
+        raise ValueError("precision int8, and no other, needs pictures to calibrate with: calibration=")
     for name, parameter in module.named_parameters():
         if parameter.dtype != torch.float32 or parameter.device.type != "cpu":
             raise ModelError(f"{name} is {parameter.dtype} on {parameter.device}; plans need float32 on the CPU")
-    plan = _C.Plan(lower(module), "float32" if precision == "auto" else precision, isa)
-    return Plan(plan, card)
+    graph = lower(module)
+    if calibration is None:
+        return Plan(_C.Plan(graph, "float32" if precision == "auto" else precision, isa), card)
+    from fastrestore.calibrate import calibrate  # loads OpenCV, which running a plan does not need
+
+    found = calibrate(graph, isa, calibration, ranges, _C.hardware_threads())
+    about = {"ranges": ranges, "images": len(found.levels), "wide": found.wide, "psnr": round(found.psnr, 2)}
+    return Plan(_C.Plan(graph, precision, isa, found.levels), {**(card or {}), "int8": about})

@@ -1,4 +1,9 @@
-"""The exceptions a user can catch.  Each message is one sentence that says what came and what was wanted."""
+"""The exceptions a user can catch, and how any error is told in one line.
+
+Each message is one sentence that says what came and what was wanted.
+"""
+
+import os
 
 
 class FastrestoreError(Exception):
@@ -23,3 +28,22 @@ class MemoryBudgetError(FastrestoreError, MemoryError):
 
 class MissingDependency(FastrestoreError, ImportError):
     """An optional package is needed; the message says what to install."""
+
+
+def describe(error: BaseException) -> str:
+    """One line for an error, with the file's name where the system gives one."""
+    if isinstance(error, OSError) and error.strerror:
+        named = isinstance(error.filename, str | bytes)
+        return f"{show_name(error.filename)}: {error.strerror}" if named else error.strerror
+    text = " ".join(str(error).split())
+    if isinstance(error, MemoryError):
+        return text or "out of memory"
+    if isinstance(error, FastrestoreError | OSError):
+        return text
+    return f"{type(error).__name__}: {text}"
+
+
+def show_name(path: str | bytes | os.PathLike) -> str:
+    """A path for a message: on one line, whatever characters it holds."""
+    text = os.fsdecode(path)
+    return text if text.isprintable() else ascii(text)

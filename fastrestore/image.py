@@ -22,8 +22,8 @@ from PIL.BmpImagePlugin import BmpImageFile
 from PIL.JpegImagePlugin import JpegImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
-from fastrestore import png, tiff
-from fastrestore.errors import FastrestoreError, ImageError
+from fastrestore import png, raw, tiff, tiffwriter
+from fastrestore.errors import FastrestoreError, ImageError, show_name
 
 MAX_PIXELS = 200_000_000
 MAX_METADATA = 16 << 20  # bytes of text, profile and other chunks
@@ -70,7 +70,7 @@ class Image:
     dpi: tuple[float, float] | None = None
     chunks: list[tuple[bytes, bytes]] = field(default_factory=list)  # of a PNG, kept in a PNG
     tags: list[tuple[int, int, int, Any]] = field(default_factory=list)  # of a TIFF, kept in a TIFF
-    compressed: bool = True  # False: a TIFF without compression
+    layout: tiff.Layout | None = None  # of a TIFF, kept in a TIFF
     notices: list[str] = field(default_factory=list)  # a sentence for whatever was lost or converted
 
     @property
@@ -80,28 +80,41 @@ class Image:
         return struct.unpack_from(place[1], self.exif, place[0])[0] if place else 1
 
 
-def read(source: str | os.PathLike | bytes, *, max_pixels: int = MAX_PIXELS) -> Image:
-    """Reads a PNG, JPEG, TIFF, WebP or BMP picture from a path or from the bytes of a file.
+def read(source: str | os.PathLike | bytes, *, max_pixels: int | None = None) -> Image:
+    """Reads a PNG, JPEG, TIFF, WebP, BMP or raw picture from a path or from the bytes of a file.
 
+    max_pixels: larger ones are refused; None: MAX_PIXELS.
     Of an animated or multi-page file the first picture is taken, by notice; palettes, CMYK and samples of
     less than 8 bits are converted, by notice.  Raises ImageError, in one sentence that begins with the file's
     name, for whatever is damaged, cut short, above a limit or of another kind; OSError if the file cannot be
     opened; MissingDependency if an optional package is needed.
     """
     name = f"<{len(source)} bytes>" if isinstance(source, bytes) else show_name(source)
-    try:
-        with open_file(source) as file:
-            return _read(file, max_pixels)
-    except FastrestoreError as error:
-        raise type(error)(f"{name}: {error}") from error
-    except (MemoryError, RecursionError):
-        raise
-    except OSError as error:
-        if error.errno is not None:
-            raise
-        raise ImageError(f"{name}: cannot be decoded: {error}") from error
-    except Exception as error:  # decoders raise nearly every type for damaged files
-        raise ImageError(f"{name}: cannot be decoded: {error or type(error).__name__}") from error
+    limit = MAX_PIXELS if max_pixels is None else max_pixels
+    with naming(name), open_file(source) as file:
+        if not isinstance(source, bytes) and raw.is_raw(source):
+            return Image(raw.develop(source, limit), format="raw", bits=16, notices=[raw.NOTICE])
+        return _read(file, limit)
+
+
+class naming:
+    """Context: whatever a decoder raises becomes an ImageError in one sentence that begins with the file's name."""
+
+    def __init__(self, name: str):
+        self.name = name
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        if not isinstance(error, Exception) or isinstance(error, MemoryError | RecursionError):
+            return
+        if isinstance(error, FastrestoreError):
+            raise type(error)(f"{self.name}: {error}") from error
+        if isinstance(error, OSError) and error.errno is not None:
+            return
+        # decoders raise nearly every type for damaged files
+        raise ImageError(f"{self.name}: cannot be decoded: {error or type(error).__name__}") from error
 
 
 def write(path: str | os.PathLike, image: Image, *, quality: int = 95) -> list[str]:
@@ -136,13 +149,6 @@ def format_of(path: str | os.PathLike) -> str:
     if suffix not in SUFFIXES:
         raise ImageError(f"{show_name(path)}: no picture format has the suffix {suffix!r}: {', '.join(SUFFIXES)} do")
     return SUFFIXES[suffix]
-
-
-def show_name(path: str | os.PathLike) -> str:
-    """A path for a message: on one line, whatever characters it holds."""
-    text = os.fspath(path)
-    text = os.fsdecode(text)
-    return text if text.isprintable() else ascii(text)
 
 
 class whole_file:
@@ -185,6 +191,7 @@ def _sync_folder(folder: Path) -> None:
 
 
 def open_file(source: str | os.PathLike | bytes) -> BinaryIO:
+    """A plain file, open for reading, or its bytes.  Raises ImageError for a pipe, a folder or a device."""
     if isinstance(source, bytes):
         return io.BytesIO(source)
     # A FIFO would block in open() until somebody writes: O_NONBLOCK, then look at what was opened.
@@ -200,7 +207,7 @@ def _read(file: BinaryIO, max_pixels: int) -> Image:
     head = file.read(32)
     if not head:
         raise ImageError("is empty")
-    kind = _kind(head)
+    kind = kind_of(head)
     file.seek(0)
     if kind == "TIFF":
         page = tiff.read(file, max_pixels=max_pixels, max_metadata=MAX_METADATA)
@@ -222,7 +229,8 @@ def _read(file: BinaryIO, max_pixels: int) -> Image:
     return image
 
 
-def _kind(head: bytes) -> str:
+def kind_of(head: bytes) -> str:
+    """The format of a file with these first 32 bytes.  Raises ImageError for others."""
     if head.startswith(png.SIGNATURE):
         return "PNG"
     if head.startswith(b"\xff\xd8\xff"):
@@ -424,15 +432,8 @@ def _orientation_place(exif: bytes | None) -> tuple[int, str] | None:
 def _encode(file: BinaryIO, image: Image, kind: str, quality: int, notices: list[str]) -> None:
     if kind == "TIFF":
         beside = {"icc": image.icc, "exif": image.exif, "xmp": image.xmp, "dpi": image.dpi, "tags": image.tags}
-        compressed = image.compressed or image.format != "TIFF"
-        tiff.write(
-            file,
-            image.pixels,
-            image.alpha,
-            premultiplied=image.premultiplied,
-            compressed=compressed,
-            **beside,
-        )
+        beside |= {"premultiplied": image.premultiplied, "layout": image.layout, "quality": quality}
+        notices += tiffwriter.write(file, image.pixels, image.alpha, **beside)
         return
     if kind == "PNG" and image.pixels.dtype == np.uint16:
         png.write16(file, image.pixels, image.alpha, _png_chunks(image))

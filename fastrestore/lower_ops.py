@@ -24,6 +24,7 @@ class Record:
     inputs: list["Record"] = field(default_factory=list)
     arguments: dict[str, Any] = field(default_factory=dict)
     residual: "Record | None" = None
+    whole: bool = False  # one pixel, which stands for the whole image
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,13 @@ class Padded:
     border: str  # as Graph.conv2d names them
     rows: tuple[int, int]  # above and below
     columns: tuple[int, int]  # left and right
+
+
+@dataclass(frozen=True)
+class Last:
+    """An image whose channels stand last in the trace: [N, H, W, C]."""
+
+    image: "Record | View"
 
 
 @dataclass(frozen=True)
@@ -92,9 +100,18 @@ def image(walk, value: Any) -> Record:
         return walk.gather([value])
     if isinstance(value, Padded):
         raise ValueError("its input is padded, and only a convolution can read a padded image")
+    if isinstance(value, Last):
+        raise ValueError("its channels stand last, where this operator looks for them second")
     if not isinstance(value, Record):
         raise ValueError("an operand is not an image")
     return value
+
+
+def last(walk, value: Any) -> Record:
+    """The image whose channels stand last."""
+    if not isinstance(value, Last):
+        raise ValueError("its input is no image whose channels stand last")
+    return image(walk, value.image)
 
 
 def view(value: Any) -> View:
@@ -121,7 +138,7 @@ def number(value: Any) -> float:
 
 
 def is_image(value: Any) -> bool:
-    return isinstance(value, (Record, View, Padded))
+    return isinstance(value, (Record, View, Padded, Last))
 
 
 def by_channel(value: Any, channels: int) -> Tensor:
@@ -266,6 +283,77 @@ def zero_pad(walk, node, x, amounts, value=0):
     return pad(walk, node, x, amounts, "constant", value)
 
 
+def linear(walk, node, x, weight, bias=None):
+    return Last(_conv2d(walk, last(walk, x), weight[:, :, None, None], bias, 1, [(0, 0), (0, 0)], (1, 1), 1))
+
+
+# --- norms, means and attention
+
+
+def layer_norm_last(walk, node, x, shape, weight=None, bias=None, eps=1e-5, *_):
+    if len(shape) != 1:
+        raise ValueError("only a norm over the channels of a pixel has a plan")
+    ones = torch.ones(shape)
+    return Last(_layer_norm(walk, last(walk, x), ones if weight is None else weight, bias, eps, True))
+
+
+def layer_norm(walk, node, x, weight, bias, eps, centred):
+    return _layer_norm(walk, image(walk, x), weight, bias, eps, centred)
+
+
+def _layer_norm(walk, x, weight, bias, eps, centred):
+    shift = torch.zeros_like(weight) if bias is None else bias
+    return walk.add("layer_norm", x, channels=x.channels, scale=weight, shift=shift, epsilon=eps, centred=centred)
+
+
+def window_attention(walk, node, qkv, bias, side, shift):
+    x = last(walk, qkv)
+    options = {"heads": len(bias), "window": side, "shift": shift, "bias": bias}
+    return Last(walk.add("window_attention", x, channels=x.channels // 3, **options))
+
+
+def channel_attention(walk, node, qkv, temperature):
+    x, heads = image(walk, qkv), len(temperature)
+    each = x.channels // 3 // heads
+    partial = walk.add("partial_gram", x, channels=heads * each * (each + 2), heads=heads)
+    weights = walk.add("channel_softmax", partial, channels=heads * each**2, temperature=temperature)
+    third = x.channels // 3
+    return walk.add("mix", weights, x, channels=third, values=(2 * third, third), heads=heads)
+
+
+def adaptive_avg_pool2d(walk, node, x, size):
+    if two(size) != (1, 1):
+        raise ValueError("only the mean of the whole image has a plan")
+    return _mean(walk, x)
+
+
+def mean(walk, node, x, dims=None, keepdim=False, **_):
+    if not keepdim or sorted(d % 4 for d in dims or []) != [2, 3]:
+        raise ValueError("only the mean over height and width, which are kept, has a plan")
+    return _mean(walk, x)
+
+
+def _mean(walk, x):
+    x = image(walk, x)
+    return walk.add("mean", walk.add("partial_sum", x, channels=x.channels), channels=x.channels)
+
+
+def warp(walk, node, x, flow):
+    x, flow = image(walk, x), image(walk, flow)
+    return walk.add("warp", x, flow, channels=x.channels)
+
+
+def permute(walk, node, x, dims):
+    order = [d % 4 for d in dims]
+    if order == [0, 1, 2, 3]:
+        return x
+    if order == [0, 2, 3, 1] and isinstance(x, (Record, View)):
+        return Last(x)
+    if order == [0, 3, 1, 2] and isinstance(x, Last):
+        return x.image
+    raise ValueError("only channels can move, to the end and back")
+
+
 # --- sums and products
 
 
@@ -371,9 +459,22 @@ def mul(walk, node, a, b):
             part = view(image(walk, x))
         operands.append(part.record)
         channels += part.ranges
+    if operands[0].whole and not operands[1].whole:
+        operands, channels = operands[::-1], channels[::-1]
     counts = {count for _, count in channels}
     if len(counts) > 1 and 1 not in counts:
         raise ValueError("the operands have different channels")
+    for position, other in ((0, 1), (1, 0)):
+        gate = walk.sole_source(node, position)
+        if len(counts) == 1 and gate is not None and gate.method == "activate" and gate.arguments["slope"] is None:
+            if operands[other] is gate or operands[other].whole != gate.whole:
+                continue
+            source, part = gate.inputs[0], (0, gate.channels)
+            if source.method == "concat" and len(source.inputs) == 1:  # a run of channels: read in place
+                source, part = source.inputs[0], source.arguments["parts"][0]
+            curve = {key: gate.arguments[key] for key in ("curve", "values")}
+            parts = [part, channels[other]]
+            return walk.add("gate", source, operands[other], channels=max(counts), parts=parts, **curve)
     return walk.add("multiply", *operands, channels=max(counts), parts=channels)
 
 
@@ -646,10 +747,23 @@ def getitem(walk, node, values, position):
     return values[position]
 
 
+def pointwise(handler):
+    """The same for images whose channels stand last."""
+
+    def either(walk, node, *args, **kwargs):
+        if not any(isinstance(arg, Last) for arg in args):
+            return handler(walk, node, *args, **kwargs)
+        if not all(isinstance(arg, Last) for arg in args if is_image(arg)):
+            raise ValueError("the channels of its operands stand in different places")
+        return Last(handler(walk, node, *[arg.image if isinstance(arg, Last) else arg for arg in args], **kwargs))
+
+    return either
+
+
 def _with_in_place(handlers: dict[str, Any]) -> dict[str, Any]:
     """Adds every operator's in-place form: the export refers to its result wherever the changed image is read."""
-    both = dict(handlers)
-    for name, handler in handlers.items():
+    both = {name: pointwise(handler) for name, handler in handlers.items()}
+    for name, handler in list(both.items()):
         base, dot, overload = name.removeprefix("aten.").partition(".")
         both[f"aten.{base}_{dot}{overload}"] = handler
     return both
@@ -689,6 +803,15 @@ HANDLERS = {
     "aten.upsample_bicubic2d.vec": resize("bicubic"),
     "aten.glu": glu,
     "getitem": getitem,
+    "aten.linear": linear,
+    "aten.layer_norm": layer_norm_last,
+    "aten.adaptive_avg_pool2d": adaptive_avg_pool2d,
+    "aten.mean.dim": mean,
+    "aten.permute": permute,
+    "fastrestore.layer_norm": layer_norm,
+    "fastrestore.warp": warp,
+    "fastrestore.window_attention": window_attention,
+    "fastrestore.channel_attention": channel_attention,
     **_with_in_place(
         {
             "aten.add.Tensor": add,

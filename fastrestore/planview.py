@@ -32,7 +32,9 @@ def describe(
         step["number"] = number
         step["what"] = _what(step, steps)
         step["fused"] = _fused(step)
-        step["height"], step["width"] = layout["height"] // step["stride"], layout["width"] // step["stride"]
+        step["height"], step["width"] = layout["heights"][number], layout["widths"][number]
+        for reach in ("halo", "margin"):
+            step[reach] = None if step[reach] >= _C.EVERYTHING else step[reach]
         step["ring_rows"] = layout["ring_rows"][number]
         step["passing_rows"] = layout["passing_rows"][number]
         step["ring_bytes"] = layout["ring_rows"][number] * layout["ring_row_bytes"][number]
@@ -40,11 +42,12 @@ def describe(
             layout["columns"][number] / step["width"] - 1, 4
         )  # share of columns, in strips' overlap
         pixels = step["height"] * layout["columns"][number]
-        step["flops"] = pixels * flops_per_pixel(step)
+        image = layout["height"] // step["stride"] * layout["width"] // step["stride"]
+        step["flops"] = pixels * flops_per_pixel(step) + 2 * image * step["products"]
         moved = pixels * step["pixel_bytes"] + step.get("conv", {}).get("packed_bytes", 0)
         for source in step["inputs"]:
             of = steps[source]
-            moved += layout["height"] // of["stride"] * layout["columns"][source] * of["pixel_bytes"]
+            moved += of["height"] * layout["columns"][source] * of["pixel_bytes"]
         step["bytes"] = 0 if step["op"] == "sigma_plane" else moved
         products = step["flops"]
         for part, times in FASTER:
@@ -63,12 +66,16 @@ def describe(
         "strips": layout["strips"],
         "band": layout["band"],
         "working_bytes": layout["working_bytes"],
+        "rings_bytes": layout["rings_bytes"],
         "workspace_bytes": layout["workspace_bytes"] * threads,
         "passing_bytes": layout["passing_bytes"],
         "fma_gflops": round(multiply_adds / 1e9, 1),
         "copy_gbytes": round(copied / 1e9, 1),
         "flops": sum(step["flops"] for step in steps),
-        "overlap_flops": sum(step["flops"] - flops_per_pixel(step) * step["height"] * step["width"] for step in steps),
+        "overlap_flops": sum(
+            (layout["columns"][n] - step["width"]) * step["height"] * flops_per_pixel(step)
+            for n, step in enumerate(steps)
+        ),
         "estimated_ms": sum(step["estimated_ms"] for step in steps),
     }
     if measure:
@@ -95,7 +102,7 @@ def text(about: dict[str, Any]) -> str:
     height, width = about["picture"]
     lines = [
         f"{about['precision']} on {about['isa']}, {width}x{height} on {about['threads']} thread(s)",
-        f"halo {about['halo']} pixels, sides padded to multiples of {about['multiple_of']}"
+        f"halo {_reach(about)}, sides padded to multiples of {about['multiple_of']}"
         + (", takes sigma" if about["takes_sigma"] else ""),
         f"weights {about['packed_bytes'] / mib:.1f} MiB packed; working memory {about['working_bytes'] / mib:.1f} MiB, "
         f"{about['passing_bytes'] / mib:.1f} of them rows in passing, {about['workspace_bytes'] / mib:.1f} scratch",
@@ -111,7 +118,11 @@ def text(about: dict[str, Any]) -> str:
     for step in about["steps"]:
         row = [str(step["number"]), step["what"], " ".join(map(str, step["inputs"]))]
         row += [f"{step['channels']}@{step['width']}x{step['height']}", step["kernel"], ", ".join(step["fused"])]
-        row += [f"+{step['halo']}", str(step["ring_rows"]), f"{step['ring_bytes'] / mib:.2f}"]
+        row += [
+            "all" if step["halo"] is None else f"+{step['halo']}",
+            str(step["ring_rows"]),
+            f"{step['ring_bytes'] / mib:.2f}",
+        ]
         row += [_number(step["flops"] / 1e9), _number(step["bytes"] / 1e6), _number(step["estimated_ms"])]
         if measured:
             taken = step["measured_ms"]
@@ -141,6 +152,11 @@ COLOURS = {
     "pixel_unshuffle": "#f5e6c8",
     "concat": "#e2e2e2",
     "add": "#e2e2e2",
+    "layer_norm": "#e2e2e2",
+    "window_attention": "#d5ecd4",
+    "partial_gram": "#d5ecd4",
+    "channel_softmax": "#d5ecd4",
+    "mix": "#d5ecd4",
 }
 
 
@@ -168,7 +184,7 @@ def svg(about: dict[str, Any], title: str) -> str:
             20,
             52,
             f"{about['precision']} on {about['isa']} · {picture_width} x {picture_height} · "
-            f"{about['threads']} thread(s) · halo {about['halo']} pixels · multiples of {about['multiple_of']}",
+            f"{about['threads']} thread(s) · halo {_reach(about)} · multiples of {about['multiple_of']}",
         ),
         _text(
             20,
@@ -209,8 +225,9 @@ def svg(about: dict[str, Any], title: str) -> str:
         size = f"{step['width']} x {step['height']}"
         out.append(_text(left + box - 6, y + 4, size, anchor="end", colour="#3d4a56", size=10))
         out.append(_text(columns["kernel"], y + 4, " + ".join([step["kernel"], *step["fused"]]).strip(" +"), size=11))
-        if step["halo"]:
-            out.append(_text(columns["halo"], y + 4, f"+{step['halo']}"))
+        if step["halo"] != 0:
+            reach = "all" if step["halo"] is None else f"+{step['halo']}"
+            out.append(_text(columns["halo"], y + 4, reach))
         length = bar * step["ring_bytes"] / most_ring
         out.append(f'<rect x="{columns["ring"]}" y="{y - 7}" width="{length:.1f}" height="14" fill="#8fb996"/>')
         ring = f"{step['ring_rows']} rows, {_bytes(step['ring_bytes'])}"
@@ -222,6 +239,10 @@ def svg(about: dict[str, Any], title: str) -> str:
     foot = "Each ring keeps only the rows that a later band still needs; an arc is a result used again further down."
     out.append(_text(20, height - 14, foot, colour="#5b6b7a", size=11))
     return "\n".join([*out, "</svg>"]) + "\n"
+
+
+def _reach(about: dict[str, Any]) -> str:
+    return "the whole picture" if about["halo"] is None else f"{about['halo']} pixels"
 
 
 def _lanes(steps: list[dict[str, Any]]) -> list[tuple[int, int, int]]:

@@ -7,6 +7,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ import torch
 from PIL import Image as PilImage
 from torch import Tensor, nn
 
-from fastrestore import align, burst, engine, estimate, stream, zoo
+from fastrestore import align, burst, dicom, engine, estimate, geo, pieces, sinks, sources, stream, zoo
 from fastrestore import image as images
 from fastrestore.errors import ImageError, UnsupportedOperator
 from fastrestore.tiled import TiledModel
@@ -22,6 +23,7 @@ from fastrestore.tiled import TiledModel
 Progress = Callable[[float], object]
 
 FLOAT_LIMIT = 8.0  # float pictures beyond this are not in [0, 1] at all: 0 to 255, say
+WHOLE_BYTES = 32 << 20  # a TIFF of more samples is restored piece by piece
 _PIL_MODES = ("L", "LA", "RGB", "RGBA", "I;16", "F")
 
 
@@ -30,7 +32,8 @@ class Restorer:
 
     model: a name that fastrestore.models() lists, a .safetensors file, a plan's .frp file, an nn.Module, or None
     for the task's default.  device: "auto" or "cpu".  precision: "auto" (float32), "float32" or "bfloat16" (about 60 dB
-    from float32's result, and several times as fast on AMX).  memory: bytes, or a string like "1GiB", for the work
+    from float32's result, and several times as fast on AMX); "int8" only for a plan
+    file that was compiled so.  memory: bytes, or a string like "1GiB", for the work
     beyond input and output; the result does not depend on it.  threads: None for all.
     Raises ModelError for a model that is unknown or refused, ValueError for other arguments that do not fit.
     """
@@ -66,11 +69,11 @@ class Restorer:
             self._runner = TiledModel(module, memory)
             self._channels, self._takes_sigma = self._runner.channels, self._runner.takes_sigma
             path = f"torch, because {error}"
-        self._path = path
-        self._module, self._memory = module, memory
+        self._path, self._memory = path, memory
+        self._module = module
         self._precision = "float32" if precision == "auto" else precision
         self._noise_level: Callable[[np.ndarray], float] = estimate.noise_level
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
 
     @property
     def info(self) -> dict[str, Any]:
@@ -204,21 +207,143 @@ class Restorer:
         strength: float = 1.0,
         *,
         quality: int = 95,
-        max_pixels: int = images.MAX_PIXELS,
+        max_pixels: int | None = None,
         progress: Progress | None = None,
     ) -> dict[str, Any]:
         """Restores a picture file into another, whose suffix names the format; see image.read and image.write.
 
-        Returns {sigma (used, or None), height, width, seconds (of the model), notices}.  A float picture with
-        samples outside [0, 1] is not clipped, by notice.  Raises what image.read, __call__ and image.write do.
+        TIFF and zarr are restored piece by piece into TIFF or zarr, within the memory budget at any size; the bytes are
+        those of a run in memory.  Other pictures are decoded whole.  max_pixels: larger ones are refused; None: those
+        that would be decoded whole and have more than image.MAX_PIXELS.
+        GeoTIFFs with no-data or further bands keep them, band by band; see geo.py.  DICOM becomes DICOM (.dcm).
+        Returns {sigma (used, or None), height, width, seconds (of the model), notices}, and piece by piece {stages,
+        bottleneck, waited}, see pieces.restore.  A float picture with samples outside [0, 1] is not clipped, by notice.
+        Raises what image.read, __call__ and image.write do.
         """
         self._check(sigma, strength)
         os.stat(source)  # that it is missing is the more useful message
+        source, target, way = Path(source), Path(target), self.way(source, target)
+        if way == "pieces":
+            with sources.open_image(source, max_pixels=max_pixels) as opened:
+                return self.opened(opened, target, sigma, strength, quality=quality, progress=progress)
+        if way == "bands":
+            return geo.restore(
+                source,
+                target,
+                lambda bands, sink, tick: self._into(sink, bands, target.parent, sigma, strength, tick),
+                progress or _nothing,
+            )
+        if way == "slices":
+            return self._slices(source, target, sigma, strength, max_pixels, progress)
         images.format_of(target)
         picture = images.read(source, max_pixels=max_pixels)
         report = self.picture(picture, sigma, strength, progress)
         report["notices"] += images.write(target, picture, quality=quality)
         return report
+
+    def way(self, source: str | os.PathLike, target: str | os.PathLike) -> str:
+        """How file() works.  "pieces": into zarr, and with a model that does not look at the whole picture at once into
+        TIFF from a zarr or a large TIFF; "bands": with such a model, a GeoTIFF that geo.wanted() speaks of; "slices":
+        from DICOM into DICOM; "picture": whole."""
+        suffix, local = Path(target).suffix.lower(), self._runner.halo is not None
+        if suffix == sources.ZARR:
+            return "pieces"
+        if suffix == dicom.SUFFIX and dicom.is_dicom(source):
+            return "slices"
+        if images.format_of(target) != "TIFF" or not local:
+            return "picture"
+        if geo.wanted(source, target):
+            return "bands"
+        return "pieces" if os.path.isdir(source) or sources.is_large_tiff(source, WHOLE_BYTES) else "picture"
+
+    def _slices(
+        self,
+        source: Path,
+        target: Path,
+        sigma: float | None,
+        strength: float,
+        max_pixels: int | None,
+        progress: Progress | None,
+    ) -> dict[str, Any]:
+        tick = progress or _nothing
+        opened = dicom.Slice(source, images.MAX_PIXELS if max_pixels is None else max_pixels)
+        start, frames = time.perf_counter(), []
+        for n, frame in enumerate(opened.frames):
+            share = 1 / len(opened.frames)
+            restored, used = self._restore(
+                frame, sigma, strength, True, lambda done, n=n, s=share: tick((n + done) * s)
+            )
+            sigma = used  # of the first frame: one picture, one level
+            frames.append(restored)
+        seconds = time.perf_counter() - start
+        opened.back(frames)
+        opened.write(target)
+        height, width = frames[0].shape[:2]
+        return {"sigma": sigma, "height": height, "width": width, "seconds": seconds, "notices": []}
+
+    def opened(
+        self,
+        source: sources.Source,
+        target: str | os.PathLike,
+        sigma: float | None = None,
+        strength: float = 1.0,
+        *,
+        quality: int = 95,
+        progress: Progress | None = None,
+    ) -> dict[str, Any]:
+        """Restores an opened picture of any size into a TIFF file or a zarr array; see file()."""
+        target = Path(target)
+        with sinks.create(target, source, quality) as sink:
+            return self._into(sink, source, target.parent, sigma, strength, progress or _nothing)
+
+    def _into(
+        self,
+        sink: sinks.Sink,
+        source: sources.Source,
+        folder: Path,
+        sigma: float | None,
+        strength: float,
+        tick: Progress,
+    ) -> dict[str, Any]:
+        how, notices = self.prepared(source, sigma, strength)
+        with self._lock:
+            report = pieces.restore(lambda segment: self.apart(source, segment, how), sink, source, folder, tick)
+        report["notices"] = notices + report["notices"]
+        about = {"sigma": how.sigma, "height": source.height, "width": source.width}
+        return about | {"seconds": report["stages"]["restoring"]} | report
+
+    def apart(
+        self, source: sources.Source, segment: tuple[int, int], how: pieces.How, part_bytes: int | None = None
+    ) -> pieces.Pieces:
+        """A picture's parts, for a result of these segments; see pieces.Pieces."""
+        if isinstance(self._runner, engine.Session):  # gives back its working memory: the budget holds for all
+            self._runner = self._runner.plan.session("cpu", self._runner.threads, self._memory)
+        memory = engine.parse_memory(self._memory)
+        return pieces.Pieces(self._runner, self._window(how), source, segment, memory, how, part_bytes)
+
+    def _window(self, how: pieces.How) -> pieces.Window:
+        return lambda pixels: self._restore(pixels, how.sigma, how.strength, how.clip, None)[0]
+
+    def map(self, source: sources.Source, sigma: float | None = None, strength: float = 1.0) -> pieces.Restored:
+        """The restored picture, lazily: its windows are computed when they are read; see pieces.Restored.
+
+        sigma: None: estimated from the whole picture, as file() does.  Raises ImageError for a model that sees the
+        whole picture at once.
+        """
+        how, notices = self.prepared(source, sigma, strength)
+        restored = pieces.Restored(source, pieces.reach_of(self._runner), self._window(how))
+        restored.notices = notices
+        return restored
+
+    def prepared(self, source: sources.Source, sigma: float | None, strength: float) -> tuple[pieces.How, list[str]]:
+        """What must be known of the whole picture before it is taken apart, and its notices."""
+        self._check(sigma, strength)
+        if sigma is None and self._takes_sigma:
+            sigma = estimate.noise_level(source)
+        clip, notices = True, list(source.notices)
+        if source.dtype.kind == "f":
+            clip = _in_range(*source.range(), notices)
+        return pieces.How(sigma, strength, clip), notices
 
     def picture(
         self, picture: images.Image, sigma: float | None = None, strength: float = 1.0, progress: Progress | None = None
@@ -227,10 +352,7 @@ class Restorer:
         self._check(sigma, strength)
         pixels, notices, clip = picture.pixels, list(picture.notices), True
         if pixels.dtype.kind == "f":
-            low, high = float(pixels.min()), float(pixels.max())
-            clip = low >= 0 and high <= 1
-            if not clip:
-                notices.append(f"its samples go from {low:g} to {high:g}; models expect 0 to 1; nothing is clipped")
+            clip = _in_range(float(pixels.min()), float(pixels.max()), notices)
         start = time.perf_counter()
         restored, used = self._restore(pixels, sigma, strength, clip, progress)
         seconds = time.perf_counter() - start
@@ -406,6 +528,14 @@ def _colours(image: np.ndarray | PilImage.Image | Tensor) -> np.ndarray:
     _check_array(image, clip=False)
     data = image[..., None] if image.ndim == 2 else image
     return np.ascontiguousarray(data[..., : data.shape[2] - (data.shape[2] in (2, 4))], data.dtype.newbyteorder("="))
+
+
+def _in_range(low: float, high: float, notices: list[str]) -> bool:
+    """Whether float samples are in [0, 1], so that the result is clipped to it; a notice if not."""
+    inside = low >= 0 and high <= 1
+    if not inside:
+        notices.append(f"its samples go from {low:g} to {high:g}; models expect 0 to 1; nothing is clipped")
+    return inside
 
 
 def _nothing(done: float) -> None:

@@ -7,10 +7,11 @@ from typing import Any
 
 from torch import nn
 
-from fastrestore import checkpoint, models
+from fastrestore import checkpoint, foreign, models
 from fastrestore.errors import ModelError
 
 WEIGHTS = Path(__file__).parent / "weights"
+FOREIGN = (".pth", ".pt", ".ckpt")  # suffixes of others' model files
 # The model that a task takes when none is named.
 DEFAULTS = {"denoise": "denoise-cnn", "demoire": "demoire-cnn", "deblur": "deblur-cnn"}
 # Or, for clips and bursts, where there is one for them.
@@ -52,23 +53,25 @@ def find(name: str) -> Entry:
 def path_of(name_or_path: str | os.PathLike) -> Path:
     """The model file of a name, or the path itself.
 
-    A string is a path if it ends in .safetensors or holds a path separator, otherwise a name.
+    A string is a path if it ends in the suffix of a model file or holds a path separator, otherwise a name.
     Raises ModelError for an unknown name and for a plan file, which has no module.
     """
     text = os.fspath(name_or_path)
     if text.endswith(".frp"):
         raise ModelError(f"{text}: is a plan, not a model file: fastrestore.Plan.load reads it")
-    if not isinstance(name_or_path, str) or text.endswith(".safetensors") or "/" in text or os.sep in text:
+    if not isinstance(name_or_path, str) or text.endswith((".safetensors", *FOREIGN)) or "/" in text or os.sep in text:
         return Path(text)
     return find(text).path
 
 
 def load(name_or_path: str | os.PathLike) -> nn.Module:
-    """A named model, or the model of a .safetensors file, in evaluation mode on the CPU.
+    """A named model, or the model of a file, in evaluation mode on the CPU.
 
-    The argument is path_of's.  Raises ModelError for an unknown name or a refused file.
+    The argument is path_of's.  A .safetensors file is one of ours; .pth, .pt and .ckpt files are foreign.load's.
+    Raises ModelError for an unknown name or a refused file, MissingDependency where a foreign one needs spandrel.
     """
-    return checkpoint.load(path_of(name_or_path))
+    path = path_of(name_or_path)
+    return foreign.load(path) if path.suffix in FOREIGN else checkpoint.load(path)
 
 
 def default(task: str, input: str = "image") -> str:

@@ -14,3 +14,14 @@ def shared_data() -> Path:
     if not (folder / "testsets").is_dir():
         pytest.skip(f"the shared data is not there: {folder}")
     return folder
+
+
+@pytest.fixture(scope="session")
+def plan(tmp_path_factory) -> str:
+    """The file of a small U-Net's plan, which takes a noise level."""
+    import fastrestore
+    from tests.test_engine import small_model
+
+    path = tmp_path_factory.mktemp("plan") / "small.frp"
+    fastrestore.compile(small_model("unet")).save(path)
+    return str(path)

@@ -138,3 +138,22 @@ def test_the_plan_restores_as_well_as_the_module(weights, architecture, shared_d
     eager, plan = (evaluate(model, folder, 25, limit=1, eager=choice) for choice in (True, False))
     assert plan.psnr == pytest.approx(eager.psnr, abs=1e-3)
     assert plan.ssim == pytest.approx(eager.ssim, abs=1e-4)
+
+
+def test_non_local_means_are_measured_on_the_same_noise(tmp_path):
+    y, x = np.mgrid[0:40, 0:50]
+    for name, picture in (("grey", 128 + 60 * np.sin(x / 9)), ("colour", np.stack([4 * x, 5 * y, 2 * (x + y)], -1))):
+        folder = tmp_path / name
+        folder.mkdir()
+        cv2.imwrite(str(folder / "a.png"), picture.astype(np.uint8))
+        model = Constant(3 if name == "colour" else 1, takes_sigma=True)
+        score = evaluate(model, folder, 25, eager=True, classical=True)
+        assert score.input_psnr + 3 < score.classical_psnr < 45
+        assert evaluate(model, folder, 25, eager=True).classical_psnr is None
+        assert evaluate(model, folder, degradation="jpeg", eager=True, classical=True).classical_psnr is None
+
+
+def test_a_model_that_no_plan_covers_is_measured_all_the_same(folder):
+    model = models.create("unet", channels=1, widths=(4, 4), blocks=1, sigma=False, window=4, head_width=4).eval()
+    score = evaluate(model, folder, 25)
+    assert np.isfinite(score.psnr)

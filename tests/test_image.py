@@ -308,7 +308,7 @@ def test_premultiplied_alpha(tmp_path):
 @pytest.mark.parametrize("big", [False, True])
 def test_exif_in_a_tiff_is_found_by_others(tmp_path, big, monkeypatch):
     if big:  # as for a picture above 4 GB
-        monkeypatch.setattr("fastrestore.tiff.CLASSIC_BYTES", 0)
+        monkeypatch.setattr("fastrestore.tiffwriter.CLASSIC_BYTES", 0)
     image.write(tmp_path / "a.tif", image.Image(sample("uint8", 3)[0], exif=exif_block()))
     with tifffile.TiffFile(tmp_path / "a.tif") as tif:
         assert tif.is_bigtiff == big

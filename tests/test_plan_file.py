@@ -371,6 +371,14 @@ def test_hostile_nodes(op, change, words, saved, tmp_path):
         ("resize", {"mode": "nearest", "enlarge": 2, "factor": 2}, "0 or 1"),
         ("resize", {"mode": "nearest", "enlarge": True, "factor": 2}, "integer"),
         ("resize", {"mode": "nearest", "enlarge": 1, "factor": 2}, "larger than the input"),
+        ("layer_norm", {"scale": None, "shift": None, "epsilon": 0.1, "centred": 1}, "one scale"),
+        ("mean", {}, "takes partial sums"),
+        ("channel_softmax", {"temperature": None}, "takes partial sums of products"),
+        ("partial_gram", {"heads": 0}, "for each of 0 heads"),
+        ("partial_gram", {"heads": 1}, "4 channels are not three for each of 1 heads"),
+        ("mix", {"inputs": [0, 0], "heads": 1, "parts": [0, 4, 0, 2]}, "weights do not fit"),
+        ("mix", {"inputs": [0, 0], "heads": 1, "parts": [0, 4]}, "two parts"),
+        ("window_attention", {"heads": 2**62, "window": 8, "shift": 0, "bias": None}, "heads"),
         ("resize", {"mode": "nearest", "enlarge": 0, "factor": 0}, "factor"),
         ("resize", {"mode": "nearest", "enlarge": 0, "factor": 2**62}, "factor"),
         ("activate", {"curve": "eval", "a": 0.0, "b": 0.0, "c": 0.0, "slope": None}, "eval"),
@@ -392,7 +400,7 @@ def test_hostile_nodes_without_weights(op, attributes, words, saved, tmp_path):
     if op == "pool":
         node |= {"kind": "max", "kernel_h": 2, "kernel_w": 2, "stride_h": 2, "stride_w": 2, "pad_top": 0, "pad_left": 0}
         node |= {"dilation_h": 1, "dilation_w": 1, "divisor": 0}
-    graph = {"nodes": [{"op": "input", "inputs": [], "channels": 4}, node | attributes], "output": 0}
+    graph = {"nodes": [{"op": "input", "inputs": [], "channels": 4, "border": "clamp"}, node | attributes], "output": 0}
     _, document, _ = parts(saved)
     put(tmp_path / "m.frp", {}, b"", document | {"graph": graph, "channels": 4, "takes_sigma": False})
     refused(tmp_path / "m.frp", words, "node 1")
@@ -415,7 +423,7 @@ def test_hostile_graphs(saved, tmp_path):
     refused(path, "used twice")
     # Graphs without weights that would take for ever: many nodes, many edges, strides without a small multiple.
     plain = {"op": "concat", "inputs": [0], "parts": [0, 1]}
-    start = [{"op": "input", "inputs": [], "channels": 1}]
+    start = [{"op": "input", "inputs": [], "channels": 1, "border": "clamp"}]
     unshuffle = [{"op": "pixel_unshuffle", "inputs": [n], "factor": f} for n, f in [(0, 11), (0, 13), (1, 7), (2, 5)]]
     for more, word in (
         ([plain] * 30_000, "nodes"),

@@ -164,7 +164,7 @@ void load(Read read, fr_plan** plan) {
   try {
     PlanFile file = read();
     loaded->card = json::write(file.card);
-    loaded->plan = std::make_shared<Plan>(std::move(file.graph), file.precision, isa);
+    loaded->plan = std::make_shared<Plan>(std::move(file.graph), file.precision, isa, std::move(file.levels));
     loaded->halo = loaded->plan->graph().halo();
   } catch (const std::logic_error& error) {  // whatever does not fit, the file says it
     fail(FR_BAD_FILE, error.what());
@@ -309,6 +309,14 @@ fr_status fr_session_create(const fr_plan* plan, const fr_session_options* optio
 fr_status fr_session_free(fr_session* session) {
   return guarded([&] {
     if (session != nullptr && !sessions().remove(session)) live(sessions(), session, "session");
+  });
+}
+
+fr_status fr_session_reset(fr_session* session) {
+  return guarded([&] {
+    const std::shared_ptr<OpenSession> opened = live(sessions(), session, "session");
+    if (opened->busy) fail(FR_BUSY, "the session is running already");
+    opened->session.reset();
   });
 }
 

@@ -24,6 +24,7 @@ void for_each_position(const Graph& graph, const Visit& visit) {
 }
 
 int64_t margin(Interval interval, int64_t stride, int64_t x) {
+  if (interval.size() >= kEverything) return kEverything;
   return interval.empty() ? -1 : std::max({int64_t{0}, x - interval.begin * stride, interval.end * stride - 1 - x});
 }
 

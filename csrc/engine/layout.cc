@@ -2,33 +2,62 @@
 
 #include <algorithm>
 #include <limits>
+#include <map>
+#include <numeric>
 #include <string>
 
 namespace fr {
 namespace {
 
-// A band of every layer should hold this many 4 x 4 tiles per thread: its packed weights come from a far cache, and
-// must serve that often before they leave the near one. (48 tiles instead of 16: 1.7 times as fast at 144 channels; 256
-// instead of 64: 1.04 to 1.13 times at 64 and 96.) Products of bfloat16 are done sooner, and want the rows nearer. Wide
-// layers are the coarse ones, whose bands are many rows of the fine ones: DRUNet lost a tenth with more.
-int64_t tiles_per_thread(const Plan& plan, const ConvSpec& spec) {
-  if (spec.in_channels * spec.out_channels > 96 * 96) return 64;
-  return plan.precision() == Precision::bfloat16 ? 128 : 256;
+// A band of every layer should hold this many pixels per thread: its packed weights come from a far cache, and must
+// serve that often before they leave the near one. For 4 x 4 tiles of 3x3 convolutions: 48 tiles instead of 16 were 1.7
+// times as fast at 144 channels; 256 instead of 64, 1.04 to 1.13 times at 64 and 96. Products of bfloat16 are done
+// sooner, and want the rows nearer. Wide layers are the coarse ones, whose bands are many rows of the fine ones: DRUNet
+// lost a tenth with more. The weights of 1x1 convolutions are a ninth, and what they read and write is what the cache
+// is for.
+int64_t pixels_per_thread(const Plan& plan, const ConvSpec& spec) {
+  const int64_t weights = spec.in_channels / spec.groups * spec.out_channels, taps = spec.kernel_h * spec.kernel_w;
+  if (taps < 9 || spec.groups > 1) return std::min<int64_t>(weights * taps / 36, 256);
+  if (weights > 96 * 96) return 1024;
+  return plan.precision() == Precision::float32 ? 4096 : 2048;
 }
 
-// The input rows of such a band; small images get less because they have no more.
+// The rows of node n in such a band; 0 for what is no convolution of an image.
+int64_t preferred_rows(const Plan& plan, size_t n, int64_t width, int threads) {
+  const Node& node = plan.node(n);
+  if (plan.step(n).convs.empty() || node.whole || node.fold > 0) return 0;
+  const int64_t tiles = ceil_div(pixels_per_thread(plan, node.conv), 16) * threads;
+  return 4 * ceil_div(tiles, ceil_div(width, 4 * node.stride));
+}
+
+// The input rows of a band that suits all layers; small images get less because they have no more.
 int64_t preferred_band(const Plan& plan, int64_t width, int threads) {
   int64_t band = plan.grid();
-  for (size_t n = 0; n < plan.size(); ++n) {
-    if (plan.step(n).convs.empty()) continue;
-    const int64_t stride = plan.node(n).stride;
-    const int64_t rows = 4 * ceil_div(tiles_per_thread(plan, plan.node(n).conv) * threads, ceil_div(width, 4 * stride));
-    band = std::max(band, rows * stride);
-  }
+  for (size_t n = 0; n < plan.size(); ++n)
+    band = std::max(band, preferred_rows(plan, n, width, threads) * plan.node(n).stride);
   return round_up(band, plan.grid());
 }
 
-int64_t node_height(const Plan& plan, size_t n, int64_t height) { return height / plan.node(n).stride; }
+// The rows that each node may add in a round. Where images are held whole, a coarse layer need not wait for the fine
+// ones to read on: each takes what suits the layers of its own size, less by as much as the band is below the preferred
+// one.
+std::vector<int64_t> shares(const Plan& plan, int64_t width, int threads, int64_t band, int64_t preferred) {
+  std::vector<int64_t> share(plan.size());
+  std::map<int64_t, int64_t> most;  // by stride
+  for (size_t n = 0; n < plan.size(); ++n) {
+    int64_t& rows = most[plan.node(n).stride];
+    rows = std::max(rows, preferred_rows(plan, n, width, threads));
+  }
+  for (size_t n = 0; n < plan.size(); ++n) {
+    const int64_t stride = plan.node(n).stride;
+    share[n] = plan.graph().sees_everything()
+                   ? round_up(std::max<int64_t>(1, most[stride] * band / preferred), plan.step(n).row_grid)
+                   : band / stride;
+  }
+  return share;
+}
+
+int64_t node_height(const Plan& plan, size_t n, int64_t height) { return extent(plan.node(n), Axis::rows, height); }
 
 // The rows that belong to complete blocks of the node's grid.
 int64_t whole_blocks(const Plan& plan, size_t n, int64_t rows, int64_t height) {
@@ -55,19 +84,34 @@ int64_t resized_rows(const Node& node, int64_t have) {
   return rows;
 }
 
-// The rows each node must hold when every step advances the input by `band` rows: run the schedule on counters.
-std::vector<HeldRows> held_rows(const Plan& plan, int64_t height, int64_t band) {
+// Whether a node's ring may lie where another's was: sigma's plane is filled before all rounds, the output is read
+// after each, and a convolution leaves what lies beyond its channels as it was.
+bool may_share(const Plan& plan, size_t n) {
+  const Op op = plan.node(n).op;
+  const bool own_channels = op == Op::conv2d || op == Op::conv_transpose2d || op == Op::input || op == Op::state;
+  return op != Op::sigma_plane && !plan.graph().is_result(n) &&
+         (!own_channels || plan.node(n).channels == plan.step(n).pitch);
+}
+
+// The rows each node must hold when every round adds up to `share` rows of each: run the schedule on counters.
+std::vector<HeldRows> held_rows(const Plan& plan, int64_t height, const std::vector<int64_t>& share) {
   const size_t count = plan.size();
-  const size_t output = static_cast<size_t>(plan.graph().output());
   std::vector<int64_t> rows(count, 0), before(count, 0), kept_from(count, 0);
   std::vector<HeldRows> held(count);
-  while (rows[output] < height) {
+  for (size_t round = 0; !all_done(plan, rows, height); ++round) {
     before = rows;
     for (size_t n = 0; n < count; ++n) {
-      rows[n] = next_rows(plan, n, rows, height, band);
+      rows[n] = next_rows(plan, n, rows, height, share[n]);
+      if (rows[n] > before[n]) {
+        const size_t step = round * count + n;
+        if (before[n] == 0) held[n].first_step = step;
+        held[n].last_step = step;
+        for (int input : plan.node(n).inputs) held[static_cast<size_t>(input)].last_step = step;
+      }
       if (plan.node(n).op == Op::sigma_plane) continue;
       // Those that consumers have not yet done with when this node's turn comes: their turn is later.
-      const int64_t first = n == output ? before[n] : first_row_kept(plan, n, before, height);
+      int64_t first = first_row_kept(plan, n, before, height);
+      if (plan.graph().is_result(n)) first = std::min(first, before[n]);
       held[n].all = std::max(held[n].all, rows[n] - std::min(first, before[n]));
     }
     for (size_t n = 0; n < count; ++n) {
@@ -79,28 +123,38 @@ std::vector<HeldRows> held_rows(const Plan& plan, int64_t height, int64_t band) 
       kept_from[n] = first;
     }
   }
-  for (size_t n = 0; n < count; ++n)
+  for (size_t n = 0; n < count; ++n) {
     if (!rows_may_pass(plan, n)) held[n].kept = held[n].all;
+    if (!may_share(plan, n)) {
+      held[n].first_step = 0;
+      held[n].last_step = std::numeric_limits<size_t>::max();
+    }
+  }
   return held;
 }
 
 std::vector<Interval> strip_columns(const Plan& plan, Interval core, int64_t width) {
   std::vector<Interval> columns(plan.size());
   columns[static_cast<size_t>(plan.graph().output())] = core;
+  for (const State& state : plan.graph().states()) {
+    const size_t next = static_cast<size_t>(state.next);
+    columns[next] = hull(columns[next], {core.begin / plan.node(next).stride, core.end / plan.node(next).stride});
+  }
   for (size_t n = plan.size(); n-- > 0;) {
     const Node& node = plan.node(n);
     Interval& own = columns[n];
     if (own.empty()) continue;
     // Whole cells of the node's grid; a Winograd tile reads its full 6 x 6 input wherever it stands.
     const int64_t grid = plan.step(n).row_grid;
-    const Interval cells{floor_div(own.begin, grid) * grid, round_up(own.end, grid)};
-    own = {std::max<int64_t>(cells.begin, 0), std::min(cells.end, width / node.stride)};
+    Interval cells{floor_div(own.begin, grid) * grid, round_up(own.end, grid)};
+    if (node.op == Op::window_attention) cells = needed(node, 0, own, Axis::columns);
+    own = {std::max<int64_t>(cells.begin, 0), std::min(cells.end, extent(node, Axis::columns, width))};
     for (size_t i = 0; i < node.inputs.size(); ++i) {
       const size_t input = static_cast<size_t>(node.inputs[i]);
       if (node.op == Op::sigma_plane) continue;
       const Interval output = is_residual(node, i) ? own : cells;
-      columns[input] =
-          hull(columns[input], read_inside(node, i, output, Axis::columns, width / plan.node(input).stride));
+      columns[input] = hull(
+          columns[input], read_inside(node, i, output, Axis::columns, extent(plan.node(input), Axis::columns, width)));
     }
   }
   return columns;
@@ -128,7 +182,9 @@ class Places {
     auto next = taken_.begin();
     for (; next != taken_.end() && next->offset - offset < bytes; ++next) offset = next->offset + next->bytes;
     taken_.insert(next, {offset, bytes, last_step});
-    end_ = std::max(end_, offset + bytes);
+    int64_t end = 0;
+    if (__builtin_add_overflow(offset, bytes, &end)) throw std::length_error("the working memory exceeds 63 bits");
+    end_ = std::max(end_, end);
     return offset;
   }
 
@@ -147,20 +203,23 @@ void place_rings(const Plan& plan, int threads, Layout& layout) {
   layout.row_bytes.assign(plan.size(), 0);
   layout.ring_offset.assign(plan.size(), 0);
   layout.passing_offset.assign(plan.size(), 0);
-  int64_t bytes = 0;
-  for (size_t n = 0; n < plan.size(); ++n) {
+  std::vector<size_t> order(plan.size());
+  std::iota(order.begin(), order.end(), size_t{0});
+  std::stable_sort(order.begin(), order.end(),
+                   [&](size_t a, size_t b) { return layout.held[a].first_step < layout.held[b].first_step; });
+  Places rings(0);
+  for (size_t n : order) {
     int64_t widest = 0;
     for (const Strip& strip : layout.strips) widest = std::max(widest, strip.columns[n].size());
     // One cache line more than needed keeps rows of a power-of-two size from falling into the same cache sets.
     widest += 2 * plan.step(n).margin;
     const int64_t row = checked_product(widest, plan.step(n).pitch, element_bytes(plan.step(n).element));
     layout.row_bytes[n] = round_up(row, 64) + 64;
-    layout.ring_offset[n] = bytes;
-    if (__builtin_add_overflow(bytes, checked_product(layout.row_bytes[n], layout.held[n].kept), &bytes))
-      throw std::length_error("the working memory exceeds 63 bits");
+    layout.ring_offset[n] = rings.take(checked_product(layout.row_bytes[n], layout.held[n].kept),
+                                       layout.held[n].first_step, layout.held[n].last_step);
   }
-  layout.ring_bytes = bytes;
-  Places places(bytes);
+  layout.ring_bytes = rings.end();
+  Places places(rings.end());
   for (size_t n = 0; n < plan.size(); ++n)
     if (layout.held[n].passing > 0)
       layout.passing_offset[n] =
@@ -179,7 +238,7 @@ MemoryBudgetExceeded::MemoryBudgetExceeded(int64_t budget, int64_t needed_bytes)
 int64_t rows_possible(const Plan& plan, size_t n, const std::vector<int64_t>& rows, int64_t height) {
   const Node& node = plan.node(n);
   const int64_t all = node_height(plan, n, height);
-  if (node.op == Op::input || node.op == Op::sigma_plane) return all;
+  if (node.op == Op::input || node.op == Op::sigma_plane || node.op == Op::state) return all;
   int64_t ready = all;
   for (size_t i = 0; i < node.inputs.size(); ++i) {
     const size_t input = static_cast<size_t>(node.inputs[i]);
@@ -207,12 +266,30 @@ int64_t rows_possible(const Plan& plan, size_t n, const std::vector<int64_t>& ro
         case Op::resize:
           possible = resized_rows(node, have);
           break;
+        case Op::window_attention:
+          possible = window_at(node, have).begin;
+          break;
+        case Op::partial_sum:
+        case Op::partial_gram:
+          possible = have / node.fold;
+          break;
+        case Op::warp:
+          possible = i == 0 ? 0 : have;
+          break;
+        case Op::mean:
+        case Op::channel_softmax:
+          possible = 0;
+          break;
+        case Op::layer_norm:
+        case Op::mix:
+        case Op::gate:
         case Op::concat:
         case Op::add:
         case Op::multiply:
         case Op::affine:
         case Op::activate:
         case Op::input:
+        case Op::state:
         case Op::sigma_plane:
           break;
       }
@@ -225,17 +302,17 @@ int64_t rows_ready(const Plan& plan, size_t n, const std::vector<int64_t>& rows,
   return whole_blocks(plan, n, rows_possible(plan, n, rows, height), height);
 }
 
-int64_t next_rows(const Plan& plan, size_t n, const std::vector<int64_t>& rows, int64_t height, int64_t band) {
+int64_t next_rows(const Plan& plan, size_t n, const std::vector<int64_t>& rows, int64_t height, int64_t share) {
   const int64_t ready = rows_ready(plan, n, rows, height);
   if (plan.node(n).op == Op::sigma_plane) return ready;  // its one row serves for all
-  const int64_t share = whole_blocks(plan, n, rows[n] + band / plan.node(n).stride, height);
-  return std::max(rows[n], std::min(ready, share));
+  return std::max(rows[n], std::min(ready, whole_blocks(plan, n, rows[n] + share, height)));
 }
 
 int64_t first_row_needed(const Plan& plan, size_t n, size_t which, int64_t done, int64_t height) {
   const Node& node = plan.node(n);
   if (done >= node_height(plan, n, height)) return std::numeric_limits<int64_t>::max();
   if (is_residual(node, which)) return done;
+  if (static_cast<int>(which) == node.broadcast) return 0;
   switch (node.op) {
     case Op::conv2d:
     case Op::pool: {
@@ -261,15 +338,46 @@ int64_t first_row_needed(const Plan& plan, size_t n, size_t which, int64_t done,
     }
     case Op::sigma_plane:
       return std::numeric_limits<int64_t>::max();
+    case Op::partial_sum:
+    case Op::partial_gram:
+      return done * node.fold;
+    case Op::warp:
+      return which == 0 ? 0 : done;
+    case Op::window_attention:
+    case Op::mean:
+    case Op::channel_softmax:
+    case Op::layer_norm:
+    case Op::mix:
+    case Op::gate:
     case Op::concat:
     case Op::add:
     case Op::multiply:
     case Op::affine:
     case Op::activate:
     case Op::input:
+    case Op::state:
       break;
   }
   return done;
+}
+
+bool all_done(const Plan& plan, const std::vector<int64_t>& rows, int64_t height) {
+  const auto done = [&](int n) {
+    return rows[static_cast<size_t>(n)] >= node_height(plan, static_cast<size_t>(n), height);
+  };
+  const std::vector<State>& states = plan.graph().states();
+  return done(plan.graph().output()) &&
+         std::all_of(states.begin(), states.end(), [&](State state) { return done(state.next); });
+}
+
+int64_t state_bytes(const Plan& plan, int64_t height, int64_t width) {
+  int64_t bytes = 0;
+  for (const State& state : plan.graph().states()) {
+    const Node& node = plan.node(static_cast<size_t>(state.now));
+    bytes += 2 * checked_product(extent(node, Axis::rows, height), extent(node, Axis::columns, width), node.channels,
+                                 sizeof(float));
+  }
+  return bytes;
 }
 
 bool rows_may_pass(const Plan& plan, size_t n) {
@@ -279,7 +387,7 @@ bool rows_may_pass(const Plan& plan, size_t n) {
   if (!by_pointers(n) || plan.node(n).channels != plan.step(n).pitch || plan.consumers(n).empty()) return false;
   for (const Consumer& consumer : plan.consumers(n))
     if (!by_pointers(consumer.node)) return false;
-  return n != static_cast<size_t>(plan.graph().output());
+  return !plan.graph().is_result(n);
 }
 
 int64_t first_row_kept(const Plan& plan, size_t n, const std::vector<int64_t>& rows, int64_t height) {
@@ -298,24 +406,26 @@ Layout make_layout(const Plan& plan, int64_t height, int64_t width, int threads,
   Layout layout;
   layout.height = round_up(height, multiple);
   layout.width = round_up(width, multiple);
+  layout.state_bytes = state_bytes(plan, layout.height, layout.width);
   const int64_t largest = std::min(preferred_band(plan, layout.width, threads), round_up(layout.height, grid));
-  std::vector<std::pair<int64_t, std::vector<HeldRows>>> bands;  // band, rows of each node; the preferred first
-  for (int64_t band = largest;; band = std::max(grid, round_up(band / 2, grid))) {
-    bands.push_back({band, held_rows(plan, layout.height, band)});
-    if (band == grid) break;
-  }
-  const int64_t cells = ceil_div(layout.width, grid);
+  std::vector<int64_t> bands{largest};  // the preferred first
+  while (bands.back() > grid) bands.push_back(std::max(grid, round_up(bands.back() / 2, grid)));
+  std::vector<std::vector<HeldRows>> held(bands.size());  // of each band, once it is tried
+  // Strips would save nothing where images are held whole.
+  const int64_t cells = plan.graph().sees_everything() ? 1 : ceil_div(layout.width, grid);
   for (int64_t count = 1;; count = std::min(cells, count + std::max<int64_t>(1, count / 8))) {
     layout.strips = make_strips(plan, layout.width, count);
-    for (const auto& [band, held] : bands) {
-      layout.band = band;
-      layout.held = held;
+    for (size_t i = 0; i < bands.size(); ++i) {
+      layout.band = bands[i];
+      layout.share = shares(plan, layout.width, threads, bands[i], largest);
+      if (held[i].empty()) held[i] = held_rows(plan, layout.height, layout.share);
+      layout.held = held[i];
       place_rings(plan, threads, layout);
-      if (layout.arena_bytes <= budget) return layout;
+      if (layout.arena_bytes + layout.state_bytes <= budget) return layout;
     }
     if (count == cells) break;
   }
-  throw MemoryBudgetExceeded(budget, layout.arena_bytes);
+  throw MemoryBudgetExceeded(budget, layout.arena_bytes + layout.state_bytes);
 }
 
 }  // namespace fr

@@ -11,6 +11,7 @@ namespace {
 
 // A pixel of bfloat16 is padded to whole tiles of 32 channels, which is what the matrix units read at a time.
 constexpr int64_t kBf16Pitch = 32;
+constexpr int64_t kLevelsPitch = 16;      // as int8_depth
 constexpr int64_t kTableMultiple = 16;  // floats of the widest vector
 
 // The convolution that makes one phase of a transposed one, with its share of the weights.
@@ -46,7 +47,10 @@ PackedConv pack_phase(const Node& node, int64_t phase_y, int64_t phase_x, Isa is
   return pack_conv(spec, algorithm, isa, weight.data(), node.bias.empty() ? nullptr : node.bias.data());
 }
 
-bool is_pointwise(Op op) { return op == Op::add || op == Op::multiply || op == Op::affine || op == Op::activate; }
+bool is_pointwise(Op op) {
+  return op == Op::add || op == Op::multiply || op == Op::affine || op == Op::activate || op == Op::layer_norm ||
+         op == Op::gate;
+}
 
 // Values by channel, repeated until whole pixels are whole vectors, so that a row is one run of values.
 void append_table(std::vector<float>& table, const std::vector<float>& values, int64_t pitch) {
@@ -57,8 +61,26 @@ void append_table(std::vector<float>& table, const std::vector<float>& values, i
   }
 }
 
-// The most input rows or columns that `count` neighbouring outputs read, wherever they begin.
+// What a piece of a row operator needs beside its images.
+int64_t scratch_floats(const Graph& graph, const Node& node) {
+  switch (node.op) {
+    case Op::window_attention:
+      return window_scratch_floats(node.window, node.channels / node.heads);
+    case Op::partial_gram:
+      return gram_scratch_floats(graph.nodes()[static_cast<size_t>(node.inputs[0])].channels / (3 * node.heads));
+    case Op::channel_softmax:  // sums in double
+      return 2 * graph.nodes()[static_cast<size_t>(node.inputs[0])].channels;
+    case Op::mean:
+      return 2 * node.channels;
+    default:
+      return 0;
+  }
+}
+
+// The most input rows or columns that `count` neighbouring outputs read, wherever they begin (attention's begin where a
+// window does).
 int64_t most_needed(const Node& node, size_t which, int64_t count, Axis axis) {
+  if (node.op == Op::window_attention) return round_up(count, node.window);
   int64_t most = 0;
   for (int64_t first = 0; first < node.factor; ++first)
     most = std::max(most, needed(node, which, {first, first + count}, axis).size());
@@ -67,22 +89,42 @@ int64_t most_needed(const Node& node, size_t which, int64_t count, Axis axis) {
 
 }  // namespace
 
-const char* precision_name(Precision precision) { return precision == Precision::bfloat16 ? "bfloat16" : "float32"; }
-
-Precision parse_precision(const std::string& name) {
-  for (Precision precision : {Precision::float32, Precision::bfloat16})
-    if (name == precision_name(precision)) return precision;
-  throw std::invalid_argument("unknown precision '" + name + "': use float32 or bfloat16");
+const char* precision_name(Precision precision) {
+  switch (precision) {
+    case Precision::bfloat16:
+      return "bfloat16";
+    case Precision::int8:
+      return "int8";
+    case Precision::float32:
+      break;
+  }
+  return "float32";
 }
 
-Plan::Plan(Graph graph, Precision precision, Isa isa)
+Precision parse_precision(const std::string& name) {
+  for (Precision precision : {Precision::float32, Precision::bfloat16, Precision::int8})
+    if (name == precision_name(precision)) return precision;
+  throw std::invalid_argument("unknown precision '" + name + "': use float32, bfloat16 or int8");
+}
+
+Plan::Plan(Graph graph, Precision precision, Isa isa, std::vector<ImageLevels> levels)
     : graph_(std::move(graph)),
       precision_(precision),
       isa_(isa),
+      levels_(std::move(levels)),
       steps_(graph_.nodes().size()),
       consumers_(steps_.size()) {
   if (graph_.output() < 0) throw std::invalid_argument("plan: the graph has no output");
-  if (precision == Precision::bfloat16) choose_elements();
+  for (const State& state : graph_.states())
+    if (state.next < 0) throw std::invalid_argument("plan: a state has no successor");
+  if (precision != Precision::int8 && !levels_.empty())
+    throw std::invalid_argument("plan: only precision int8 has images of levels");
+  check_levels(graph_, levels_);
+  if (precision != Precision::float32) choose_elements();
+  for (const ImageLevels& image : levels_) {
+    steps_[static_cast<size_t>(image.node)].element = Element::u8;
+    steps_[static_cast<size_t>(image.node)].levels = image.levels;
+  }
   for (size_t n = 0; n < steps_.size(); ++n)
     for (size_t i = 0; i < graph_.nodes()[n].inputs.size(); ++i)
       consumers_[static_cast<size_t>(graph_.nodes()[n].inputs[i])].push_back({n, i});
@@ -92,10 +134,10 @@ Plan::Plan(Graph graph, Precision precision, Isa isa)
     const Node& node = graph_.nodes()[n];
     Step& step = steps_[n];
     if (node.op == Op::conv2d) {
-      const ConvAlgorithm algorithm =
-          choose_conv_algorithm(node.conv, isa, steps_[static_cast<size_t>(node.inputs[0])].element);
-      step.convs.push_back(
-          pack_conv(node.conv, algorithm, isa, node.weight.data(), node.bias.empty() ? nullptr : node.bias.data()));
+      const Step& input = steps_[static_cast<size_t>(node.inputs[0])];
+      const ConvAlgorithm algorithm = choose_conv_algorithm(node.conv, isa, input.element);
+      step.convs.push_back(pack_conv(node.conv, algorithm, isa, node.weight.data(),
+                                     node.bias.empty() ? nullptr : node.bias.data(), input.levels));
       if (algorithm == ConvAlgorithm::winograd4 || algorithm == ConvAlgorithm::bf16_winograd4) {
         step.row_grid = 4;
         vector_pitch[static_cast<size_t>(node.inputs[0])] = true;
@@ -109,7 +151,12 @@ Plan::Plan(Graph graph, Precision precision, Isa isa)
       vector_pitch[n] = true;
     } else if (node.op == Op::pixel_shuffle) {
       step.row_grid = node.factor;
+    } else if (node.op == Op::window_attention) {
+      step.row_grid = node.window;
+      step.row_shift = (node.window - node.shift) % node.window;
+      step.table = attention_bias(node.weight, node.heads, node.window);
     }
+    step.scratch = scratch_floats(graph_, node);
     grid_ = std::lcm(grid_, step.row_grid * node.stride);
     for (const PackedConv& conv : step.convs) workspace_floats_ = std::max(workspace_floats_, conv.workspace_floats);
   }
@@ -123,6 +170,7 @@ Plan::Plan(Graph graph, Precision precision, Isa isa)
     if (is_pointwise(node.op) && vector_pitch[static_cast<size_t>(node.inputs[0])]) vector_pitch[n] = true;
     step.pitch = vector_pitch[n] || node.channels >= 16 ? round_up(node.channels, 16) : node.channels;
     if (step.element == Element::bf16) step.pitch = round_up(node.channels, kBf16Pitch);
+    if (step.element == Element::u8) step.pitch = round_up(node.channels, kLevelsPitch);
     if (node.op == Op::affine || (node.op == Op::activate && !node.weight.empty()))
       append_table(step.table, node.weight, step.pitch);
     if (node.op == Op::affine) append_table(step.table, node.bias, step.pitch);
@@ -136,16 +184,25 @@ Plan::Plan(Graph graph, Precision precision, Isa isa)
     }
   }
   for (size_t n = 0; n < steps_.size(); ++n) {  // float copies of a piece of the images that a row operator touches
-    if (!needs_scratch(n)) continue;
     const Node& node = graph_.nodes()[n];
-    int64_t floats = steps_[n].row_grid * kPieceColumns * steps_[n].pitch;
-    for (size_t i = 0; i < node.inputs.size(); ++i)
-      floats += most_needed(node, i, steps_[n].row_grid, Axis::rows) *
-                most_needed(node, i, kPieceColumns, Axis::columns) * steps_[static_cast<size_t>(node.inputs[i])].pitch;
+    int64_t floats = steps_[n].scratch;
+    if (needs_scratch(n)) {
+      const int64_t columns = std::max(kPieceColumns, steps_[n].row_grid);
+      floats += round_up(steps_[n].row_grid * columns * steps_[n].pitch, 16);
+      for (size_t i = 0; i < node.inputs.size(); ++i) {
+        const Step& input = steps_[static_cast<size_t>(node.inputs[i])];
+        if (input.element != Element::f32)
+          floats += round_up(most_needed(node, i, steps_[n].row_grid, Axis::rows) *
+                                 most_needed(node, i, columns, Axis::columns) * input.pitch,
+                             16);
+      }
+    }
     workspace_floats_ = std::max(workspace_floats_, floats);
   }
   shift_row_grids();
-  row_kernels_ = {get_activation(isa), &get_arithmetic(isa), get_pool(isa), get_resize(isa)};
+  row_kernels_ = {get_activation(isa),       &get_arithmetic(isa),        get_pool(isa),
+                  get_resize(isa),           get_layer_norm(isa),         get_partial_sum(isa),
+                  get_window_attention(isa), &get_channel_attention(isa), get_warp(isa)};
 }
 
 // Every node's lag, when the picture has been read down to a row far from its edges that all grids share.
@@ -154,8 +211,8 @@ void Plan::shift_row_grids() {
   std::vector<int64_t> rows(steps_.size(), 0);
   for (size_t n = 0; n < steps_.size(); ++n) {
     const Node& node = graph_.nodes()[n];
-    rows[n] = node.op == Op::input ? far : rows_possible(*this, n, rows, 2 * far);
-    const int64_t lag = std::max<int64_t>(0, far / node.stride - rows[n]);
+    rows[n] = node.op == Op::input || node.op == Op::state ? far / node.stride : rows_possible(*this, n, rows, 2 * far);
+    const int64_t lag = std::max<int64_t>(0, extent(node, Axis::rows, far) - rows[n]);
     if (node.op == Op::conv2d) steps_[n].row_shift = lag % steps_[n].row_grid;
   }
 }
@@ -163,11 +220,17 @@ void Plan::shift_row_grids() {
 // bfloat16 is for what convolutions read. The picture, the result and what leads to it without another convolution
 // stay float32: the residual of a whole network would lose more than all of its products.
 void Plan::choose_elements() {
-  const size_t count = steps_.size(), output = static_cast<size_t>(graph_.output());
+  const size_t count = steps_.size();
+  std::vector<bool> pinned(count, false);  // a warped image's rows are read where they lie, and shares of pixels add up
+  for (const Node& node : graph_.nodes())
+    if (node.op == Op::warp)
+      for (int input : node.inputs) pinned[static_cast<size_t>(input)] = true;
   std::vector<bool> keep(count, true);  // float32, unless a consumer that comes later says otherwise
   for (size_t n = count; n-- > 0;) {
     const Node& node = graph_.nodes()[n];
-    if (node.op == Op::input || node.op == Op::sigma_plane || n == output) keep[n] = true;
+    if (node.op == Op::input || node.op == Op::sigma_plane || node.op == Op::state || graph_.is_result(n))
+      keep[n] = true;
+    if (node.fold > 0 || node.op == Op::channel_softmax || node.op == Op::warp || pinned[n]) keep[n] = true;
     if (!keep[n]) steps_[n].element = Element::bf16;
     const bool convolution = node.op == Op::conv2d || node.op == Op::conv_transpose2d;
     for (size_t i = 0; i < node.inputs.size(); ++i)
@@ -177,9 +240,9 @@ void Plan::choose_elements() {
 
 bool Plan::needs_scratch(size_t n) const {
   const Node& node = graph_.nodes()[n];
-  if (node.op == Op::conv2d || node.op == Op::conv_transpose2d) return false;
-  bool narrow = steps_[n].element == Element::bf16;
-  for (int input : node.inputs) narrow = narrow || steps_[static_cast<size_t>(input)].element == Element::bf16;
+  if (node.op == Op::conv2d || node.op == Op::conv_transpose2d || node.fold > 0) return false;
+  bool narrow = steps_[n].element != Element::f32;
+  for (int input : node.inputs) narrow = narrow || steps_[static_cast<size_t>(input)].element != Element::f32;
   return narrow;
 }
 

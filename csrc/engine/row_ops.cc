@@ -70,13 +70,13 @@ bool add(const Plan& plan, const Node& node, const Piece& p) {
 }
 
 bool multiply(const Plan& plan, const Node& node, const Piece& p) {
-  bool alike = true;
+  bool alike = node.broadcast < 0;
   Operand operands[2];
   for (size_t i = 0; i < 2; ++i) {
     const Channels part = node.parts[i];
     const bool whole = part.count == plan.node(static_cast<size_t>(node.inputs[i])).channels;
     alike = alike && whole && part.count == node.channels && p.in[i].pitch == p.out.pitch;
-    operands[i] = operand(p, i);
+    operands[i] = static_cast<int>(i) == node.broadcast ? Operand{p.in[i].at(0, 0), 0, false} : operand(p, i);
     operands[i].data += part.first;
     operands[i].single = part.count < node.channels;
   }
@@ -102,6 +102,23 @@ bool activate(const Plan& plan, const Node& node, const Step& step, const Piece&
                               static_cast<int64_t>(step.table.size()), in.data, in.pitch, target(p), p.out.pitch,
                               run.channels, run.pixels);
   return alike;
+}
+
+// Some pixels at a time: what the curve made is multiplied while it is in the first-level cache.
+void gate(const Plan& plan, const Node& node, const Piece& p) {
+  constexpr int64_t kPixels = 16;
+  const float* a = operand(p, 0).data + node.parts[0].first;
+  Operand b = operand(p, 1);
+  b.data += node.parts[1].first;
+  float* out = target(p);
+  for (int64_t left = p.x_end - p.x_begin; left > 0; left -= kPixels) {
+    const int64_t pixels = std::min(left, kPixels);
+    plan.row_kernels().activate(node.curve, nullptr, 0, a, p.in[0].pitch, out, p.out.pitch, node.channels, pixels);
+    plan.row_kernels().arithmetic->multiply({out, p.out.pitch, false}, b, out, p.out.pitch, node.channels, pixels);
+    a += pixels * p.in[0].pitch;
+    b.data += pixels * b.pitch;
+    out += pixels * p.out.pitch;
+  }
 }
 
 void pool(const Plan& plan, const Node& node, const Piece& p) {
@@ -155,6 +172,137 @@ void resize(const Plan& plan, const Node& node, const Step& step, const Piece& p
   plan.row_kernels().resize(row);
 }
 
+void layer_norm(const Plan& plan, const Node& node, const Piece& p) {
+  const Operand in = operand(p, 0);
+  LayerNormRow row;
+  row.in = in.data;
+  row.in_pitch = in.pitch;
+  row.out = target(p);
+  row.out_pitch = p.out.pitch;
+  row.pixels = p.x_end - p.x_begin;
+  row.channels = node.channels;
+  row.scale = node.weight.data();
+  row.shift = node.bias.data();
+  row.epsilon = node.epsilon;
+  row.centred = node.centred;
+  plan.row_kernels().layer_norm(row);
+}
+
+// The rows of the image that one row of its sums is of: pointers to their first pixels; returns their number.
+int64_t folded_rows(const Node& node, const Piece& p, const void* (&rows)[kFold]) {
+  const FloatRows& in = p.in[0];
+  const int64_t first = p.begin * node.fold, count = std::min(node.fold, in.height - first);
+  for (int64_t i = 0; i < count; ++i) rows[i] = in.row(first + i);
+  return count;
+}
+
+void partial_sum(const Plan& plan, const Node& node, const Piece& p) {
+  const void* rows[kFold];
+  PartialSum sum;
+  sum.row_count = folded_rows(node, p, rows);
+  sum.rows = rows;
+  sum.element = p.in[0].element;
+  sum.pixels = p.in[0].columns.size();
+  sum.pitch = p.in[0].pitch;
+  sum.channels = node.channels;
+  sum.out = target(p);
+  plan.row_kernels().partial_sum(sum);
+}
+
+void partial_gram(const Plan& plan, const Node& node, const Piece& p) {
+  const int64_t all = plan.node(static_cast<size_t>(node.inputs[0])).channels / 3, each = all / node.heads;
+  const void* rows[kFold];
+  GramRows gram;
+  gram.row_count = folded_rows(node, p, rows);
+  gram.queries = rows;
+  gram.element = p.in[0].element;
+  gram.keys = all;
+  gram.pixels = p.in[0].columns.size();
+  gram.pitch = p.in[0].pitch;
+  gram.channels = each;
+  gram.out = target(p);
+  for (int64_t head = 0; head < node.heads; ++head) {
+    plan.row_kernels().channel_attention->gram(gram, p.scratch);
+    gram.out += each * (each + 2);
+    for (int64_t i = 0; i < gram.row_count; ++i)
+      rows[i] = static_cast<const char*>(rows[i]) + each * element_bytes(gram.element);
+  }
+}
+
+void mean(const Node& node, const Piece& p) {
+  double* sums = reinterpret_cast<double*>(p.scratch);
+  std::fill_n(sums, node.channels, 0.0);
+  for (int64_t y = 0; y < p.in[0].height; ++y)
+    for (int64_t c = 0; c < node.channels; ++c) sums[c] += static_cast<double>(p.in[0].at(y, 0)[c]);
+  for (int64_t c = 0; c < node.channels; ++c)
+    target(p)[c] = static_cast<float>(sums[c] / static_cast<double>(p.pixels));
+}
+
+void channel_softmax(const Node& node, const Piece& p) {
+  int64_t each = 1;
+  while (node.heads * each * each < node.channels) ++each;
+  fr::channel_softmax(p.in[0].at(0, 0), p.in[0].height, p.in[0].row_bytes / static_cast<int64_t>(sizeof(float)),
+                      node.heads, each, node.weight.data(), reinterpret_cast<double*>(p.scratch), target(p));
+}
+
+void mix(const Plan& plan, const Node& node, const Piece& p) {
+  MixRow row;
+  row.in = p.in[1].at(p.begin, p.x_begin) + node.parts[1].first;
+  row.in_pitch = p.in[1].pitch;
+  row.out = target(p);
+  row.out_pitch = p.out.pitch;
+  row.pixels = p.x_end - p.x_begin;
+  row.heads = node.heads;
+  row.channels = node.channels / node.heads;
+  row.weights = p.in[0].at(0, 0);
+  plan.row_kernels().channel_attention->mix(row);
+}
+
+void warp(const Plan& plan, const Node& node, const Piece& p) {
+  const FloatRows& in = p.in[0];
+  WarpRow row;
+  row.in = in.at(0, 0);  // all rows are held, one after the other
+  row.in_row = in.row_bytes / static_cast<int64_t>(sizeof(float));
+  row.height = in.height;
+  row.width = in.columns.size();
+  row.in_pitch = in.pitch;
+  row.flow = p.in[1].at(p.begin, p.x_begin);
+  row.flow_pitch = p.in[1].pitch;
+  row.out = target(p);
+  row.out_pitch = p.out.pitch;
+  row.y = p.begin;
+  row.x_begin = p.x_begin;
+  row.x_end = p.x_end;
+  row.channels = node.channels;
+  plan.row_kernels().warp(row);
+}
+
+// Window after window of a row of them.
+void window_attention(const Plan& plan, const Node& node, const Step& step, const Piece& p) {
+  const float* in[kMostWindow];
+  float* out[kMostWindow];
+  AttentionWindow window;
+  window.in = in;
+  window.in_pitch = p.in[0].pitch;
+  window.out = out;
+  window.out_pitch = p.out.pitch;
+  window.rows = p.end - p.begin;
+  window.side = node.window;
+  window.heads = node.heads;
+  window.head_channels = node.channels / node.heads;
+  window.bias = step.table.data();
+  for (int64_t x = p.x_begin; x < p.x_end;) {
+    const int64_t end = std::min(window_at(node, x).end, p.x_end);
+    for (int64_t i = 0; i < window.rows; ++i) {
+      in[i] = p.in[0].at(p.begin + i, x);
+      out[i] = p.out.at(p.begin + i, x);
+    }
+    window.columns = end - x;
+    plan.row_kernels().window_attention(window, p.scratch);
+    x = end;
+  }
+}
+
 // Whether the values beyond the channels were computed too.
 bool compute(const Plan& plan, const Node& node, const Step& step, const Piece& p) {
   switch (node.op) {
@@ -181,7 +329,35 @@ bool compute(const Plan& plan, const Node& node, const Step& step, const Piece& 
     case Op::resize:
       resize(plan, node, step, p);
       break;
+    case Op::layer_norm:
+      layer_norm(plan, node, p);
+      break;
+    case Op::partial_sum:
+      partial_sum(plan, node, p);
+      break;
+    case Op::mean:
+      mean(node, p);
+      break;
+    case Op::window_attention:
+      window_attention(plan, node, step, p);
+      break;
+    case Op::partial_gram:
+      partial_gram(plan, node, p);
+      break;
+    case Op::channel_softmax:
+      channel_softmax(node, p);
+      break;
+    case Op::mix:
+      mix(plan, node, p);
+      break;
+    case Op::warp:
+      warp(plan, node, p);
+      break;
+    case Op::gate:
+      gate(plan, node, p);
+      break;
     case Op::input:
+    case Op::state:
     case Op::sigma_plane:
     case Op::conv2d:
     case Op::conv_transpose2d:

@@ -6,7 +6,8 @@
 
 namespace fr {
 
-// Where a row operator finds an image as floats: its ring of rows, or a piece of it copied to scratch.
+// Where a row operator finds an image, as floats unless `element` says otherwise: its ring of rows, or a piece of it
+// copied to scratch.
 struct FloatRows {
   char* base = nullptr;
   int64_t rows = 1;  // that lie there; row y is row (y - first_row) % rows
@@ -15,10 +16,10 @@ struct FloatRows {
   Interval columns;    // held; those outside that a row operator asks for lie outside of the image
   int64_t pitch = 0;   // floats from pixel to pixel
   int64_t height = 0;  // of the whole image
+  Element element = Element::f32;
 
-  float* at(int64_t y, int64_t x) const {
-    return reinterpret_cast<float*>(base + (y - first_row) % rows * row_bytes) + (x - columns.begin) * pitch;
-  }
+  char* row(int64_t y) const { return base + (y - first_row) % rows * row_bytes; }
+  float* at(int64_t y, int64_t x) const { return reinterpret_cast<float*>(row(y)) + (x - columns.begin) * pitch; }
 };
 
 // A part of a node's image that a row operator computes: rows [begin, end) and columns [x_begin, x_end).
@@ -26,6 +27,8 @@ struct Piece {
   int64_t begin = 0, end = 0, x_begin = 0, x_end = 0;
   FloatRows out;
   FloatRows in[kMostInputs];
+  int64_t pixels = 0;        // of the whole image that a statistic is of
+  float* scratch = nullptr;  // step.scratch floats, 64-byte aligned
 };
 
 // Computes a piece of node n, of one step's row_grid of rows. Channels beyond the node's own become finite.

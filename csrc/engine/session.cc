@@ -5,6 +5,7 @@
 #include <chrono>
 #include <cmath>
 #include <cstring>
+#include <numeric>
 #include <string>
 
 #include "base/parallel.h"
@@ -39,7 +40,7 @@ Session::Session(std::shared_ptr<const Plan> plan, int threads, int64_t memory)
 RunReport Session::preview(int64_t height, int64_t width) const {
   check_size(height, width);
   const Layout layout = make_layout(*plan_, height, width, threads_, memory_);
-  return {0, static_cast<int64_t>(layout.strips.size()), layout.band, layout.arena_bytes, {}};
+  return {0, static_cast<int64_t>(layout.strips.size()), layout.band, layout.arena_bytes + layout.state_bytes, {}};
 }
 
 void Session::prepare(int64_t height, int64_t width) {
@@ -62,6 +63,7 @@ void Session::prepare(int64_t height, int64_t width) {
   }
   kept_.reserve(plan_->size());
   rows_.reserve(plan_->size());
+  before_.reserve(plan_->size());
   after_.reserve(plan_->size());
   in_pointers_.reserve(static_cast<size_t>(2 * most + 256));
   residual_pointers_.reserve(static_cast<size_t>(most));
@@ -98,10 +100,85 @@ void Session::run(const Picture& picture, const RunOptions& options, RunReport& 
   report.non_finite = 0;
   report.strips = static_cast<int64_t>(layout_.strips.size());
   report.band = layout_.band;
-  report.working_bytes = arena_.bytes();
+  report.working_bytes = arena_.bytes() + layout_.state_bytes;
   report.seconds.assign(plan_->size() + 1, 0.0);
+  prepare_states();
   for (size_t s = 0; s < layout_.strips.size(); ++s)
     run_strip(layout_.strips[s], picture, options, static_cast<int64_t>(s), report);
+  states_.swap(next_states_);  // a run that did not come to its end changes nothing
+}
+
+void Session::reset() {
+  std::lock_guard<std::mutex> lock(running_);
+  for (StateImage& state : states_) state.height = 0;
+}
+
+StateImage Session::state(size_t number) {
+  std::lock_guard<std::mutex> lock(running_);
+  if (number >= plan_->graph().states().size())
+    throw std::invalid_argument("session: there is no state " + std::to_string(number));
+  return number < states_.size() && states_[number].height > 0 ? states_[number] : StateImage{};
+}
+
+void Session::set_state(size_t number, StateImage image) {
+  std::lock_guard<std::mutex> lock(running_);
+  const std::vector<State>& states = plan_->graph().states();
+  if (number >= states.size()) throw std::invalid_argument("session: there is no state " + std::to_string(number));
+  const int64_t channels = plan_->node(static_cast<size_t>(states[number].now)).channels;
+  if (image.channels != channels ||
+      static_cast<int64_t>(image.values.size()) != checked_product(image.height, image.width, channels))
+    throw std::invalid_argument("session: state " + std::to_string(number) + " has " + std::to_string(channels) +
+                                " channels, the given image " + std::to_string(image.channels));
+  states_.resize(states.size());
+  states_[number] = std::move(image);
+}
+
+// Makes states that there are not yet, or not of this size, zero; room for their successors.
+void Session::prepare_states() {
+  const std::vector<State>& states = plan_->graph().states();
+  states_.resize(states.size());
+  next_states_.resize(states.size());
+  for (size_t i = 0; i < states.size(); ++i) {
+    const Node& node = plan_->node(static_cast<size_t>(states[i].now));
+    const int64_t height = extent(node, Axis::rows, layout_.height), width = extent(node, Axis::columns, layout_.width);
+    const size_t values = static_cast<size_t>(checked_product(height, width, node.channels));
+    if (states_[i].height != height || states_[i].width != width) states_[i] = {height, width, node.channels, {}};
+    if (states_[i].values.size() != values) states_[i].values.assign(values, 0.0f);
+    if (next_states_[i].values.size() != values) next_states_[i].values.assign(values, 0.0f);
+    next_states_[i].height = height;
+    next_states_[i].width = width;
+    next_states_[i].channels = node.channels;
+  }
+}
+
+void Session::read_state(const Strip& strip, size_t n, int64_t begin, int64_t end) {
+  size_t number = 0;
+  while (plan_->graph().states()[number].now != static_cast<int>(n)) ++number;
+  const StateImage& state = states_[number];
+  const Interval columns = strip.columns[n];
+  const int64_t pitch = plan_->step(n).pitch;
+  const size_t bytes = static_cast<size_t>(state.channels) * sizeof(float);
+  for (int64_t y = begin; y < end && !columns.empty(); ++y) {
+    const float* from = state.values.data() + (y * state.width + columns.begin) * state.channels;
+    float* to = reinterpret_cast<float*>(row(n, y));
+    for (int64_t x = 0; x < columns.size(); ++x) std::memcpy(to + x * pitch, from + x * state.channels, bytes);
+  }
+}
+
+// Keeps the rows of the states' successors that were added since `before`, in the strip's own columns.
+void Session::write_states(const Strip& strip, const std::vector<int64_t>& before) {
+  for (size_t i = 0; i < next_states_.size(); ++i) {
+    const size_t n = static_cast<size_t>(plan_->graph().states()[i].next);
+    StateImage& state = next_states_[i];
+    const int64_t stride = plan_->node(n).stride, first = strip.core.begin / stride, end = strip.core.end / stride;
+    const int64_t pitch = plan_->step(n).pitch;
+    const size_t bytes = static_cast<size_t>(state.channels) * sizeof(float);
+    for (int64_t y = before[n]; y < rows_[n]; ++y) {
+      const float* from = reinterpret_cast<const float*>(row(n, y)) + (first - strip.columns[n].begin) * pitch;
+      float* to = state.values.data() + (y * state.width + first) * state.channels;
+      for (int64_t x = 0; x < end - first; ++x) std::memcpy(to + x * state.channels, from + x * pitch, bytes);
+    }
+  }
 }
 
 void Session::run_strip(const Strip& strip, const Picture& picture, const RunOptions& options, int64_t strip_number,
@@ -114,10 +191,12 @@ void Session::run_strip(const Strip& strip, const Picture& picture, const RunOpt
     if (plan_->node(n).op == Op::sigma_plane)
       std::fill_n(reinterpret_cast<float*>(row(n, 0)), strip.columns[n].size() * plan_->step(n).pitch,
                   options.sigma.value_or(0.0f) * plan_->node(n).sigma_scale);
-  while (rows[output] < layout_.height) {
+  while (!all_done(*plan_, rows, layout_.height)) {
     const int64_t written = rows[output];
+    before_ = rows;
     after_ = rows;
-    for (size_t n = 0; n < plan_->size(); ++n) after_[n] = next_rows(*plan_, n, after_, layout_.height, layout_.band);
+    for (size_t n = 0; n < plan_->size(); ++n)
+      after_[n] = next_rows(*plan_, n, after_, layout_.height, layout_.share[n]);
     double last = now();
     const auto spent_in = [&](size_t n) {
       const double time = now();
@@ -130,13 +209,17 @@ void Session::run_strip(const Strip& strip, const Picture& picture, const RunOpt
       if (rows_may_pass(*plan_, n)) place_rows(n, rows[n], next);
       if (plan_->node(n).op == Op::input)
         read_rows(strip, picture, rows[n], next);
+      else if (plan_->node(n).op == Op::state)
+        read_state(strip, n, rows[n], next);
       else
         compute(strip, n, rows[n], next);
       fill_margins(strip, n, rows[n], next);
+      if (options.observe) observe_rows(strip, n, rows[n], next, options);
       rows[n] = next;
       spent_in(n);
     }
     report.non_finite += write_rows(strip, picture, options, written, rows[output]);
+    write_states(strip, before_);
     spent_in(plan_->size());
     const double share =
         (static_cast<double>(strip_number) + static_cast<double>(rows[output]) / static_cast<double>(layout_.height)) /
@@ -160,6 +243,16 @@ char* Session::row(size_t n, int64_t y) {
          step.margin * step.pitch * element_bytes(step.element);
 }
 
+// Row by row: rows that pass do not lie as in a ring.
+void Session::observe_rows(const Strip& strip, size_t n, int64_t begin, int64_t end, const RunOptions& options) {
+  FloatRows view = float_rows(strip, n);
+  for (int64_t y = begin; y < end; ++y) {
+    view.base = row(n, y);
+    view.first_row = y;
+    options.observe(n, view, y, y + 1);
+  }
+}
+
 float* Session::workspace(int thread) {
   return reinterpret_cast<float*>(arena_.data() + layout_.workspace_offset + thread * workspace_bytes(*plan_));
 }
@@ -171,33 +264,43 @@ FloatRows Session::float_rows(const Strip& strip, size_t n) {
   view.row_bytes = layout_.row_bytes[n];
   view.columns = strip.columns[n];
   view.pitch = plan_->step(n).pitch;
-  view.height = layout_.height / plan_->node(n).stride;
+  view.height = extent(plan_->node(n), Axis::rows, layout_.height);
   return view;
 }
 
-// Computes rows [begin, end) of a row operator's node piece by piece, on several threads if that pays.
+// Computes rows [begin, end) of a row operator's node piece by piece, on several threads if that pays. Pieces begin at
+// the node's grid in rows; in columns, attention's at its windows.
 void Session::compute_pieces(const Strip& strip, size_t n, int64_t begin, int64_t end) {
+  const Node& node = plan_->node(n);
   const Interval columns = strip.columns[n];
-  const int64_t grid = plan_->step(n).row_grid, groups = ceil_div(end - begin, grid);
+  const int64_t grid = plan_->step(n).row_grid, top = begin == 0 ? -plan_->step(n).row_shift : begin;
+  const int64_t groups = ceil_div(end - top, grid);
   const bool few = (end - begin) * columns.size() * plan_->step(n).pitch < kFloatsWorthAThread;
-  const bool scratch = plan_->needs_scratch(n);
-  const int64_t step = scratch ? std::max(grid, Plan::kPieceColumns / grid * grid) : columns.size();
-  parallel_for(groups, few ? 1 : threads_, [&](int64_t group, int thread) {
+  const bool windows = node.op == Op::window_attention;
+  const int64_t left = windows ? window_at(node, columns.begin).begin : columns.begin;
+  const int64_t unit = windows ? grid : std::lcm(grid, kColumnGrid);  // columns that belong together
+  int64_t width = round_up(columns.end - left, unit);
+  if (plan_->needs_scratch(n))
+    width = std::max(unit, Plan::kPieceColumns / unit * unit);
+  else if (!few && groups < kPartsPerThread * threads_)
+    width = round_up(ceil_div(width, threads_), unit);
+  const int64_t across = ceil_div(columns.end - left, width);
+  parallel_for(groups * across, few ? 1 : threads_, [&](int64_t i, int thread) {
+    const int64_t y = top + i / across * grid, x = left + i % across * width;
     Piece piece;
-    piece.begin = begin + group * grid;
-    piece.end = std::min(end, piece.begin + grid);
-    for (int64_t x = columns.begin; x < columns.end; x += step) {
-      piece.x_begin = x;
-      piece.x_end = std::min(columns.end, x + step);
-      enter_piece(strip, n, piece, workspace(thread));
-      compute_piece(*plan_, n, piece);
-      leave_piece(strip, n, piece);
-    }
+    piece.begin = std::max(begin, y);
+    piece.end = std::min(end, y + grid);
+    piece.x_begin = std::max(columns.begin, x);
+    piece.x_end = std::min(columns.end, x + width);
+    piece.pixels = checked_product(layout_.height / node.stride, layout_.width / node.stride);
+    piece.scratch = enter_piece(strip, n, piece, workspace(thread));
+    compute_piece(*plan_, n, piece);
+    leave_piece(strip, n, piece);
   });
 }
 
-// Sets the views of a piece, copying bfloat16 images to scratch.
-void Session::enter_piece(const Strip& strip, size_t n, Piece& piece, float* scratch) {
+// Sets the views of a piece, copying narrower images to scratch; returns what is left of that.
+float* Session::enter_piece(const Strip& strip, size_t n, Piece& piece, float* scratch) {
   const Node& node = plan_->node(n);
   const ConvertKernels& convert = get_convert(plan_->isa());
   const auto take = [&](FloatRows& view, Interval rows, Interval columns) {
@@ -206,52 +309,74 @@ void Session::enter_piece(const Strip& strip, size_t n, Piece& piece, float* scr
     view.row_bytes = columns.size() * view.pitch * static_cast<int64_t>(sizeof(float));
     view.first_row = rows.begin;
     view.columns = columns;
-    scratch += rows.size() * columns.size() * view.pitch;
+    scratch += round_up(rows.size() * columns.size() * view.pitch, 16);
   };
   for (size_t i = 0; i < node.inputs.size(); ++i) {
     const size_t input = static_cast<size_t>(node.inputs[i]);
     FloatRows& view = piece.in[i];
     view = float_rows(strip, input);
-    if (plan_->step(input).element == Element::f32) continue;
+    view.element = plan_->step(input).element;
+    if (view.element == Element::f32 || !plan_->needs_scratch(n)) continue;
+    view.element = Element::f32;
     const Interval all = strip.columns[input];
     Interval rows = needed(node, i, {piece.begin, piece.end}, Axis::rows);
     Interval columns = needed(node, i, {piece.x_begin, piece.x_end}, Axis::columns);
-    rows = {std::max<int64_t>(rows.begin, 0), std::min(rows.end, layout_.height / plan_->node(input).stride)};
+    rows = {std::max<int64_t>(rows.begin, 0),
+            std::min(rows.end, extent(plan_->node(input), Axis::rows, layout_.height))};
     columns = {std::max(columns.begin, all.begin), std::min(columns.end, all.end)};
     take(view, rows, columns);
-    for (int64_t y = rows.begin; y < rows.end; ++y)
-      convert.widen(reinterpret_cast<const Bf16*>(row(input, y)) + (columns.begin - all.begin) * view.pitch,
-                    view.at(y, columns.begin), columns.size() * view.pitch);
+    const Step& step = plan_->step(input);
+    for (int64_t y = rows.begin; y < rows.end; ++y) {
+      const char* from = row(input, y) + (columns.begin - all.begin) * view.pitch * element_bytes(step.element);
+      float* to = view.at(y, columns.begin);
+      if (step.element == Element::bf16)
+        convert.widen(reinterpret_cast<const Bf16*>(from), to, columns.size() * view.pitch);
+      else
+        convert.widen_levels(reinterpret_cast<const uint8_t*>(from), to, columns.size() * view.pitch, step.levels);
+    }
   }
   piece.out = float_rows(strip, n);
-  if (plan_->step(n).element == Element::bf16) take(piece.out, {piece.begin, piece.end}, {piece.x_begin, piece.x_end});
+  if (plan_->step(n).element != Element::f32) take(piece.out, {piece.begin, piece.end}, {piece.x_begin, piece.x_end});
+  return scratch;
 }
 
 void Session::leave_piece(const Strip& strip, size_t n, const Piece& piece) {
-  if (plan_->step(n).element == Element::f32) return;
-  const int64_t pitch = plan_->step(n).pitch, values = (piece.x_end - piece.x_begin) * pitch;
-  for (int64_t y = piece.begin; y < piece.end; ++y)
-    get_convert(plan_->isa())
-        .narrow(piece.out.at(y, piece.x_begin),
-                reinterpret_cast<Bf16*>(row(n, y)) + (piece.x_begin - strip.columns[n].begin) * pitch, values);
+  const Step& step = plan_->step(n);
+  if (step.element == Element::f32) return;
+  const ConvertKernels& convert = get_convert(plan_->isa());
+  const int64_t values = (piece.x_end - piece.x_begin) * step.pitch;
+  for (int64_t y = piece.begin; y < piece.end; ++y) {
+    const float* from = piece.out.at(y, piece.x_begin);
+    char* to = row(n, y) + (piece.x_begin - strip.columns[n].begin) * step.pitch * element_bytes(step.element);
+    if (step.element == Element::bf16)
+      convert.narrow(from, reinterpret_cast<Bf16*>(to), values);
+    else
+      convert.narrow_levels(from, reinterpret_cast<uint8_t*>(to), values, step.levels);
+  }
 }
 
 void Session::read_rows(const Strip& strip, const Picture& picture, int64_t begin, int64_t end) {
   const int64_t channels = plan_->node(0).channels, pitch = plan_->step(0).pitch;
   const Interval columns = strip.columns[0];
-  const int64_t inside = std::min(columns.end, picture.width);  // columns beyond repeat the picture's last one
+  const int64_t inside = std::min(columns.end, picture.width);  // what lies beyond is padding, as the border says
   ConvertInFn* convert = get_convert_in(picture.type, plan_->isa());
   const int64_t pixel = picture.channels * pixel_bytes(picture.type);
+  const Border border = plan_->node(0).border;
   const int threads = (end - begin) * columns.size() * pitch < kFloatsWorthAThread ? 1 : threads_;
   parallel_for(end - begin, threads, [&](int64_t i, int) {
     const int64_t y = begin + i;
-    const char* source = static_cast<const char*>(picture.in) + std::min(y, picture.height - 1) * picture.in_row_bytes;
     float* target = reinterpret_cast<float*>(row(0, y));
+    const int64_t zeros = border != Border::zero ? columns.end : y < picture.height ? inside : columns.begin;
+    const int64_t first_zero = std::clamp(zeros, columns.begin, columns.end) - columns.begin;
+    std::fill(target + first_zero * pitch, target + columns.size() * pitch, 0.0f);
+    if (first_zero == 0) return;
+    const char* source =
+        static_cast<const char*>(picture.in) + border_pixel(border, y, picture.height) * picture.in_row_bytes;
     if (inside > columns.begin)
       convert(source + columns.begin * pixel, picture.channels, target, channels, pitch, inside - columns.begin);
-    for (int64_t x = std::max(inside, columns.begin); x < columns.end; ++x)
-      convert(source + (picture.width - 1) * pixel, picture.channels, target + (x - columns.begin) * pitch, channels,
-              pitch, 1);
+    for (int64_t x = std::max(inside, columns.begin); x < columns.begin + first_zero; ++x)
+      convert(source + border_pixel(border, x, picture.width) * pixel, picture.channels,
+              target + (x - columns.begin) * pitch, channels, pitch, 1);
   });
 }
 
@@ -294,7 +419,8 @@ void Session::fill_margins(const Strip& strip, size_t n, int64_t begin, int64_t 
   const Step& step = plan_->step(n);
   const Interval columns = strip.columns[n];
   if (step.margin == 0 || columns.empty()) return;
-  const int64_t width = layout_.width / plan_->node(n).stride, pixel = step.pitch * element_bytes(step.element);
+  const int64_t width = extent(plan_->node(n), Axis::columns, layout_.width),
+                pixel = step.pitch * element_bytes(step.element);
   const int64_t last = plan_->node(n).op == Op::sigma_plane ? std::min(end, begin + 1) : end;  // it has one row
   for (int64_t y = begin; y < last; ++y) {
     char* start = row(n, y) - columns.begin * pixel;  // of column 0
@@ -314,7 +440,7 @@ void Session::fill_margins(const Strip& strip, size_t n, int64_t begin, int64_t 
 // border fills (`bordered`: with the image itself).
 const void* const* Session::input_rows(const Strip& strip, size_t input, int64_t first, int64_t count, Border border,
                                        Interval bordered) {
-  const int64_t height = layout_.height / plan_->node(input).stride;
+  const int64_t height = extent(plan_->node(input), Axis::rows, layout_.height);
   in_pointers_.clear();
   for (int64_t y = first; y < first + count; ++y) {
     const bool inside = y >= 0 && y < height, at_border = y >= bordered.begin && y < bordered.end;
@@ -355,6 +481,7 @@ void Session::convolve(const Strip& strip, size_t n, int64_t begin, int64_t end)
         pointer = static_cast<const char*>(pointer) -
                   (in_columns.begin - band.in_begin) * band.in_pitch * element_bytes(band.in_element);
   band.out_element = step.element;
+  band.out_levels = step.levels;
   out_pointers_.clear();
   residual_pointers_.clear();
   for (int64_t y = begin; y < end; ++y) out_pointers_.push_back(y < top ? nullptr : row(n, y));
@@ -368,6 +495,7 @@ void Session::convolve(const Strip& strip, size_t n, int64_t begin, int64_t end)
     band.residual_begin = strip.columns[residual].begin;
     band.residual_pitch = plan_->step(residual).pitch;
     band.residual_element = plan_->step(residual).element;
+    band.residual_levels = plan_->step(residual).levels;
   }
   band.rows = end - begin;
   band.x_begin = columns.begin;
@@ -391,6 +519,7 @@ void Session::transpose_convolve(const Strip& strip, size_t n, int64_t begin, in
       band.in_pitch = plan_->step(input).pitch;
       band.in_element = plan_->step(input).element;
       band.out_element = step.element;
+      band.out_levels = step.levels;
       out_pointers_.clear();
       residual_pointers_.clear();
       for (int64_t y = begin + a; y < end; y += stride)
@@ -402,6 +531,7 @@ void Session::transpose_convolve(const Strip& strip, size_t n, int64_t begin, in
         const size_t residual = static_cast<size_t>(node.inputs[1]);
         const int64_t pitch = plan_->step(residual).pitch;
         band.residual_element = plan_->step(residual).element;
+        band.residual_levels = plan_->step(residual).levels;
         const int64_t offset =
             (columns.begin + b - strip.columns[residual].begin) * pitch * element_bytes(band.residual_element);
         for (int64_t y = begin + a; y < end; y += stride) residual_pointers_.push_back(row(residual, y) + offset);

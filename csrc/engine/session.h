@@ -28,6 +28,8 @@ struct RunOptions {
   float strength = 1.0f;
   bool clip = true;
   std::function<bool(double)> progress;  // called with the share done after each band; false cancels
+  // Called with each node's new rows [begin, end), of floats in a float32 plan.
+  std::function<void(size_t node, const FloatRows& rows, int64_t begin, int64_t end)> observe;
 };
 
 struct RunReport {
@@ -36,6 +38,12 @@ struct RunReport {
   int64_t band = 0;
   int64_t working_bytes = 0;
   std::vector<double> seconds;  // spent in each node; the last entry: writing the output
+};
+
+// Dense, float32. Empty: zeros.
+struct StateImage {
+  int64_t height = 0, width = 0, channels = 0;
+  std::vector<float> values;
 };
 
 class Cancelled : public std::runtime_error {
@@ -55,6 +63,14 @@ class Session {
   // The same into a report that the caller keeps: from the second run of a size on, nothing is allocated.
   void run(const Picture& picture, const RunOptions& options, RunReport& report);
 
+  // Forgets the pictures before: states begin anew.
+  void reset();
+
+  // A state's image as the last run left it, [height][width][channels] of the padded picture divided by its stride; empty
+  // before the first run and after reset. Another may be put in its place before the next run.
+  StateImage state(size_t number);
+  void set_state(size_t number, StateImage image);  // throws std::invalid_argument for another number of channels
+
   // What a run of this size would take, without running.
   RunReport preview(int64_t height, int64_t width) const;
 
@@ -67,13 +83,17 @@ class Session {
   void run_strip(const Strip& strip, const Picture& picture, const RunOptions& options, int64_t strip_number,
                  RunReport& report);
   void read_rows(const Strip& strip, const Picture& picture, int64_t begin, int64_t end);
+  void prepare_states();
+  void read_state(const Strip& strip, size_t n, int64_t begin, int64_t end);
+  void write_states(const Strip& strip, const std::vector<int64_t>& before);
   int64_t write_rows(const Strip& strip, const Picture& picture, const RunOptions& options, int64_t begin, int64_t end);
+  void observe_rows(const Strip& strip, size_t n, int64_t begin, int64_t end, const RunOptions& options);
   void compute(const Strip& strip, size_t n, int64_t begin, int64_t end);
   void convolve(const Strip& strip, size_t n, int64_t begin, int64_t end);
   void transpose_convolve(const Strip& strip, size_t n, int64_t begin, int64_t end);
   void run_bands(const PackedConv& conv, const ConvBand& whole, int64_t row_grid);
   void compute_pieces(const Strip& strip, size_t n, int64_t begin, int64_t end);
-  void enter_piece(const Strip& strip, size_t n, Piece& piece, float* scratch);
+  float* enter_piece(const Strip& strip, size_t n, Piece& piece, float* scratch);
   void leave_piece(const Strip& strip, size_t n, const Piece& piece);
   void fill_margins(const Strip& strip, size_t n, int64_t begin, int64_t end);
   void place_rows(size_t n, int64_t begin, int64_t end);
@@ -90,7 +110,8 @@ class Session {
   int64_t height_ = -1, width_ = -1;  // the size that layout_ and arena_ are for
   Layout layout_;
   Buffer<char> arena_;
-  std::vector<int64_t> rows_, after_;         // complete rows of each node, and when the round is over
+  std::vector<StateImage> states_, next_states_;
+  std::vector<int64_t> rows_, before_, after_;         // complete rows of each node, before and after a round
   std::vector<int64_t> kept_;                 // rows of each node that have been put into its ring
   std::vector<std::vector<int64_t>> places_;  // where a node's row y lies in the arena: [y % rows held]
   std::vector<const void*> in_pointers_, residual_pointers_;

@@ -13,6 +13,8 @@ constexpr int64_t kMaxStride = 1 << 10;
 // With these bounds even a graph from a hostile file has its halo and layout computed within seconds.
 constexpr size_t kMaxNodes = 20'000;
 constexpr size_t kMaxInputs = 100'000;  // of all nodes together
+constexpr size_t kMostStates = 64;
+constexpr int64_t kMaxPairs = int64_t{1} << 26;  // of pixels of a window, in all heads: each has a bias in memory
 
 void require(bool fine, const std::string& message) {
   if (!fine) throw std::invalid_argument(message);
@@ -46,6 +48,24 @@ void check_channels(const Node& node, Channels part, const std::string& op) {
   require(part.first >= 0 && part.count >= 1 && part.count <= node.channels && part.first <= node.channels - part.count,
           op + ": there are no channels " + std::to_string(part.first) + " + " + std::to_string(part.count) + " of " +
               std::to_string(node.channels));
+}
+
+bool same_size(const Node& a, const Node& b) { return a.stride == b.stride && a.whole == b.whole && a.fold == b.fold; }
+
+// A node of the same size as another.
+Node sized_like(const Node& other, Op op, std::vector<int> inputs) {
+  Node node;
+  node.op = op;
+  node.inputs = std::move(inputs);
+  node.channels = other.channels;
+  node.stride = other.stride;
+  node.whole = other.whole;
+  node.fold = other.fold;
+  return node;
+}
+
+void require_image(const Node& node, const std::string& op) {
+  require(!node.whole && node.fold == 0, op + ": takes an image, not the statistics of one");
 }
 
 // What output pixel x of a resized image reads.
@@ -93,6 +113,26 @@ const char* op_name(Op op) {
       return "pool";
     case Op::resize:
       return "resize";
+    case Op::layer_norm:
+      return "layer_norm";
+    case Op::partial_sum:
+      return "partial_sum";
+    case Op::mean:
+      return "mean";
+    case Op::window_attention:
+      return "window_attention";
+    case Op::partial_gram:
+      return "partial_gram";
+    case Op::channel_softmax:
+      return "channel_softmax";
+    case Op::mix:
+      return "mix";
+    case Op::state:
+      return "state";
+    case Op::warp:
+      return "warp";
+    case Op::gate:
+      return "gate";
   }
   return "";
 }
@@ -117,12 +157,23 @@ const Node& Graph::at(int node) const {
   return nodes_[static_cast<size_t>(node)];
 }
 
+int64_t extent(const Node& node, Axis axis, int64_t side) {
+  if (node.whole || (node.fold > 0 && axis == Axis::columns)) return 1;
+  return node.fold > 0 ? ceil_div(side / node.stride, node.fold) : side / node.stride;
+}
+
+Interval window_at(const Node& node, int64_t x) {
+  const int64_t begin = floor_div(x - node.shift, node.window) * node.window + node.shift;
+  return {begin, begin + node.window};
+}
+
 int Graph::append(Node node) {
   for (int input : node.inputs) at(input);
   require(nodes_.size() < kMaxNodes, "graph: more than " + std::to_string(kMaxNodes) + " nodes");
   const size_t inputs = inputs_ + node.inputs.size();
   require(inputs <= kMaxInputs, "graph: the nodes have more than " + std::to_string(kMaxInputs) + " inputs together");
-  const int64_t multiple = std::lcm(multiple_of_, node.stride);
+  require(node.stride * node.window <= kMaxStride, "graph: a window's side exceeds " + std::to_string(kMaxStride));
+  const int64_t multiple = std::lcm(multiple_of_, node.stride * node.window);
   require(multiple <= kMaxStride, "graph: the strides have no common multiple up to " + std::to_string(kMaxStride));
   nodes_.push_back(std::move(node));
   inputs_ = inputs;
@@ -130,21 +181,19 @@ int Graph::append(Node node) {
   return static_cast<int>(nodes_.size()) - 1;
 }
 
-int Graph::input(int64_t channels) {
+int Graph::input(int64_t channels, Border border) {
   require(nodes_.empty(), "graph: the input must be the first node, and the only one");
   require(channels >= 1 && channels <= kMaxChannels, "input: channels out of range: " + std::to_string(channels));
   Node node;
   node.op = Op::input;
   node.channels = channels;
+  node.border = border;
   return append(std::move(node));
 }
 
 int Graph::sigma_plane(int like, float scale) {
-  Node node;
-  node.op = Op::sigma_plane;
-  node.inputs = {like};
+  Node node = sized_like(at(like), Op::sigma_plane, {like});
   node.channels = 1;
-  node.stride = at(like).stride;
   node.sigma_scale = scale;
   return append(std::move(node));
 }
@@ -165,16 +214,16 @@ int Graph::conv2d(int x, ConvSpec spec, std::vector<float> weight, std::vector<f
               checked_product(spec.out_channels, spec.in_channels / spec.groups, spec.kernel_h, spec.kernel_w),
           "conv2d: the weight's size does not match its shape");
   require(bias.empty() || static_cast<int64_t>(bias.size()) == spec.out_channels, "conv2d: one bias per channel");
-  Node node;
-  node.op = Op::conv2d;
-  node.inputs = {x};
+  if (source.whole || source.fold > 0)
+    require(spec.kernel_h == 1 && spec.kernel_w == 1 && spec.stride_h == 1, "conv2d: statistics have no neighbours");
+  Node node = sized_like(source, Op::conv2d, {x});
   node.channels = spec.out_channels;
   node.stride = source.stride * spec.stride_h;
   require(node.stride <= kMaxStride, "conv2d: total stride exceeds " + std::to_string(kMaxStride));
   require((residual >= 0) == (spec.residual != Residual::none), "conv2d: residual and its mode do not agree");
   if (residual >= 0) {
     const Node& other = at(residual);
-    require(other.channels == node.channels && other.stride == node.stride,
+    require(other.channels == node.channels && same_size(other, node),
             "conv2d: the residual has another shape than the result");
     node.inputs.push_back(residual);
   }
@@ -187,6 +236,7 @@ int Graph::conv2d(int x, ConvSpec spec, std::vector<float> weight, std::vector<f
 
 int Graph::conv_transpose2d(int x, ConvSpec spec, std::vector<float> weight, std::vector<float> bias, int residual) {
   const Node& source = at(x);
+  require_image(source, "conv_transpose2d");
   check_spec(spec, "conv_transpose2d");
   require(spec.dilation_h == 1 && spec.dilation_w == 1, "conv_transpose2d: dilation is not supported");
   require(spec.in_channels == source.channels,
@@ -205,7 +255,7 @@ int Graph::conv_transpose2d(int x, ConvSpec spec, std::vector<float> weight, std
   require((residual >= 0) == (spec.residual != Residual::none), "conv_transpose2d: residual and its mode do not agree");
   if (residual >= 0) {
     const Node& other = at(residual);
-    require(other.channels == node.channels && other.stride == node.stride,
+    require(other.channels == node.channels && same_size(other, node),
             "conv_transpose2d: the residual has another shape than the result");
     node.inputs.push_back(residual);
   }
@@ -217,6 +267,7 @@ int Graph::conv_transpose2d(int x, ConvSpec spec, std::vector<float> weight, std
 
 int Graph::pixel_shuffle(int x, int64_t factor) {
   const Node& source = at(x);
+  require_image(source, "pixel_shuffle");
   require(factor >= 1 && factor <= 16 && source.channels % (factor * factor) == 0 && source.stride % factor == 0,
           "pixel_shuffle: factor " + std::to_string(factor) + " fits neither " + std::to_string(source.channels) +
               " channels nor a stride of " + std::to_string(source.stride));
@@ -231,6 +282,7 @@ int Graph::pixel_shuffle(int x, int64_t factor) {
 
 int Graph::pixel_unshuffle(int x, int64_t factor) {
   const Node& source = at(x);
+  require_image(source, "pixel_unshuffle");
   require(factor >= 1 && factor <= 16 && source.stride * factor <= kMaxStride &&
               source.channels * factor * factor <= kMaxChannels,
           "pixel_unshuffle: factor out of range: " + std::to_string(factor));
@@ -252,13 +304,11 @@ int Graph::concat(const std::vector<int>& parts) {
 int Graph::concat(const std::vector<int>& parts, const std::vector<Channels>& channels) {
   require(!parts.empty() && parts.size() <= kMostInputs && parts.size() == channels.size(),
           "concat: joins 1 to 64 images");
-  Node node;
-  node.op = Op::concat;
-  node.inputs = parts;
+  Node node = sized_like(at(parts[0]), Op::concat, parts);
+  node.channels = 0;
   node.parts = channels;
-  node.stride = at(parts[0]).stride;
   for (size_t i = 0; i < parts.size(); ++i) {
-    require(at(parts[i]).stride == node.stride, "concat: parts of different sizes");
+    require(same_size(at(parts[i]), node), "concat: parts of different sizes");
     check_channels(at(parts[i]), channels[i], "concat");
     node.channels += channels[i].count;
   }
@@ -267,12 +317,8 @@ int Graph::concat(const std::vector<int>& parts, const std::vector<Channels>& ch
 }
 
 int Graph::add(int a, int b, float scale_a, float scale_b) {
-  require(at(a).channels == at(b).channels && at(a).stride == at(b).stride, "add: operands of different shapes");
-  Node node;
-  node.op = Op::add;
-  node.inputs = {a, b};
-  node.channels = at(a).channels;
-  node.stride = at(a).stride;
+  require(at(a).channels == at(b).channels && same_size(at(a), at(b)), "add: operands of different shapes");
+  Node node = sized_like(at(a), Op::add, {a, b});
   node.scale_a = scale_a;
   node.scale_b = scale_b;
   return append(std::move(node));
@@ -281,23 +327,29 @@ int Graph::add(int a, int b, float scale_a, float scale_b) {
 int Graph::multiply(int a, int b, Channels of_a, Channels of_b) {
   check_channels(at(a), of_a, "multiply");
   check_channels(at(b), of_b, "multiply");
-  require(at(a).stride == at(b).stride && (of_a.count == of_b.count || of_a.count == 1 || of_b.count == 1),
+  require((same_size(at(a), at(b)) || at(b).whole) && (of_a.count == of_b.count || of_a.count == 1 || of_b.count == 1),
           "multiply: operands of different shapes");
-  Node node;
-  node.op = Op::multiply;
-  node.inputs = {a, b};
+  Node node = sized_like(at(a), Op::multiply, {a, b});
+  if (at(b).whole && !at(a).whole) node.broadcast = 1;
   node.parts = {of_a, of_b};
   node.channels = std::max(of_a.count, of_b.count);
-  node.stride = at(a).stride;
+  return append(std::move(node));
+}
+
+int Graph::gate(int a, int b, Channels of_a, Channels of_b, CurveSpec curve) {
+  check_channels(at(a), of_a, "gate");
+  check_channels(at(b), of_b, "gate");
+  require(same_size(at(a), at(b)) && of_a.count == of_b.count, "gate: operands of different shapes");
+  require(curve.curve != Curve::prelu, "gate: the curve has slopes");
+  Node node = sized_like(at(a), Op::gate, {a, b});
+  node.parts = {of_a, of_b};
+  node.channels = of_a.count;
+  node.curve = curve;
   return append(std::move(node));
 }
 
 int Graph::affine(int x, std::vector<float> scale, std::vector<float> shift) {
-  Node node;
-  node.op = Op::affine;
-  node.inputs = {x};
-  node.channels = at(x).channels;
-  node.stride = at(x).stride;
+  Node node = sized_like(at(x), Op::affine, {x});
   require(static_cast<int64_t>(scale.size()) == node.channels && scale.size() == shift.size(),
           "affine: one scale and one shift per channel");
   node.weight = std::move(scale);
@@ -306,11 +358,7 @@ int Graph::affine(int x, std::vector<float> scale, std::vector<float> shift) {
 }
 
 int Graph::activate(int x, CurveSpec curve, std::vector<float> slope) {
-  Node node;
-  node.op = Op::activate;
-  node.inputs = {x};
-  node.channels = at(x).channels;
-  node.stride = at(x).stride;
+  Node node = sized_like(at(x), Op::activate, {x});
   require(static_cast<int64_t>(slope.size()) == (curve.curve == Curve::prelu ? node.channels : 0),
           "activate: one slope per channel for prelu, none for the others");
   node.curve = curve;
@@ -319,6 +367,7 @@ int Graph::activate(int x, CurveSpec curve, std::vector<float> slope) {
 }
 
 int Graph::pool(int x, Pool kind, ConvSpec window, int64_t divisor) {
+  require_image(at(x), "pool");
   Node node;
   node.op = Op::pool;
   node.inputs = {x};
@@ -337,6 +386,7 @@ int Graph::pool(int x, Pool kind, ConvSpec window, int64_t divisor) {
 
 int Graph::resize(int x, Resize mode, bool enlarge, int64_t factor) {
   const int64_t stride = at(x).stride;
+  require_image(at(x), "resize");
   require(factor >= 1 && factor <= kMaxResize, "resize: factor out of range: " + std::to_string(factor));
   require(enlarge ? stride % factor == 0 : stride * factor <= kMaxStride,
           enlarge ? "resize: would make an image larger than the input"
@@ -352,8 +402,131 @@ int Graph::resize(int x, Resize mode, bool enlarge, int64_t factor) {
   return append(std::move(node));
 }
 
+int Graph::layer_norm(int x, std::vector<float> scale, std::vector<float> shift, float epsilon, bool centred) {
+  Node node = sized_like(at(x), Op::layer_norm, {x});
+  require(static_cast<int64_t>(scale.size()) == node.channels && scale.size() == shift.size(),
+          "layer_norm: one scale and one shift per channel");
+  require(epsilon >= 0.0f, "layer_norm: epsilon must not be negative");
+  node.weight = std::move(scale);
+  node.bias = std::move(shift);
+  node.epsilon = epsilon;
+  node.centred = centred;
+  return append(std::move(node));
+}
+
+int Graph::partial_sum(int x) {
+  require_image(at(x), "partial_sum");
+  Node node = sized_like(at(x), Op::partial_sum, {x});
+  node.fold = kFold;
+  return append(std::move(node));
+}
+
+int Graph::mean(int partial) {
+  require(at(partial).op == Op::partial_sum, "mean: takes partial sums");
+  Node node = sized_like(at(partial), Op::mean, {partial});
+  node.fold = 0;
+  node.whole = true;
+  return append(std::move(node));
+}
+
+int Graph::window_attention(int x, int64_t heads, int64_t window, int64_t shift, std::vector<float> bias) {
+  require_image(at(x), "window_attention");
+  Node node = sized_like(at(x), Op::window_attention, {x});
+  require(heads >= 1 && heads <= node.channels && node.channels % (3 * heads) == 0,
+          "window_attention: " + std::to_string(node.channels) + " channels are not three for each of " +
+              std::to_string(heads) + " heads");
+  require(window >= 1 && window <= kMostWindow && shift >= 0 && shift < window,
+          "window_attention: window or shift out of range: " + pair(window, shift));
+  require(heads * window * window * window * window <= kMaxPairs,
+          "window_attention: more pairs of pixels than " + std::to_string(kMaxPairs));
+  require(static_cast<int64_t>(bias.size()) == checked_product(heads, 2 * window - 1, 2 * window - 1),
+          "window_attention: one bias for each head and distance");
+  node.channels /= 3;
+  node.heads = heads;
+  node.window = window;
+  node.shift = shift;
+  node.weight = std::move(bias);
+  return append(std::move(node));
+}
+
+int Graph::partial_gram(int x, int64_t heads) {
+  require_image(at(x), "partial_gram");
+  Node node = sized_like(at(x), Op::partial_gram, {x});
+  require(heads >= 1 && heads <= node.channels && node.channels % (3 * heads) == 0,
+          "partial_gram: " + std::to_string(node.channels) + " channels are not three for each of " +
+              std::to_string(heads) + " heads");
+  const int64_t each = node.channels / (3 * heads);
+  node.channels = heads * each * (each + 2);  // by head: the products, then the squares of queries and of keys
+  require(node.channels <= kMaxChannels, "partial_gram: too many products");
+  node.heads = heads;
+  node.fold = kFold;
+  return append(std::move(node));
+}
+
+int Graph::channel_softmax(int partial, std::vector<float> temperature) {
+  const Node& source = at(partial);
+  require(source.op == Op::partial_gram, "channel_softmax: takes partial sums of products");
+  require(static_cast<int64_t>(temperature.size()) == source.heads, "channel_softmax: one temperature per head");
+  Node node = sized_like(source, Op::channel_softmax, {partial});
+  const int64_t each = at(source.inputs[0]).channels / (3 * source.heads);
+  node.channels = source.heads * each * each;
+  node.heads = source.heads;
+  node.fold = 0;
+  node.whole = true;
+  node.weight = std::move(temperature);
+  return append(std::move(node));
+}
+
+int Graph::mix(int weights, int x, Channels values, int64_t heads) {
+  require_image(at(x), "mix");
+  check_channels(at(x), values, "mix");
+  require(heads >= 1 && heads <= values.count && values.count % heads == 0 && at(weights).whole &&
+              at(weights).channels == checked_product(heads, values.count / heads, values.count / heads),
+          "mix: the weights do not fit the values");
+  Node node = sized_like(at(x), Op::mix, {weights, x});
+  node.channels = values.count;
+  node.parts = {{0, at(weights).channels}, values};
+  node.heads = heads;
+  node.broadcast = 0;
+  return append(std::move(node));
+}
+
+int Graph::warp(int x, int flow) {
+  require_image(at(x), "warp");
+  require(at(flow).channels == 2 && same_size(at(flow), at(x)),
+          "warp: the flow must have the image's size and 2 channels");
+  return append(sized_like(at(x), Op::warp, {x, flow}));
+}
+
+int Graph::state(int64_t channels, int64_t stride) {
+  require(channels >= 1 && channels <= kMaxChannels, "state: channels out of range: " + std::to_string(channels));
+  require(stride >= 1 && stride <= kMaxStride, "state: stride out of range: " + std::to_string(stride));
+  require(!nodes_.empty() && states_.size() < kMostStates,
+          "state: the input comes first, and then up to " + std::to_string(kMostStates) + " states");
+  Node node;
+  node.op = Op::state;
+  node.channels = channels;
+  node.stride = stride;
+  const int number = append(std::move(node));
+  states_.push_back({number, -1});
+  return number;
+}
+
+void Graph::set_next(int state, int node) {
+  require(at(state).op == Op::state, "set_next: node " + std::to_string(state) + " is no state");
+  require(at(node).channels == at(state).channels && same_size(at(node), at(state)),
+          "set_next: the successor has another shape than the state");
+  for (State& known : states_)
+    if (known.now == state) known.next = node;
+}
+
+bool Graph::is_result(size_t node) const {
+  return static_cast<int>(node) == output_ ||
+         std::any_of(states_.begin(), states_.end(), [&](State s) { return s.next == static_cast<int>(node); });
+}
+
 void Graph::set_output(int node) {
-  require(at(node).stride == 1 && at(node).channels == channels(),
+  require(at(node).stride == 1 && at(node).channels == channels() && same_size(at(node), at(0)),
           "graph: the output must have the input's size and channels");
   output_ = node;
 }
@@ -364,8 +537,13 @@ bool Graph::takes_sigma() const {
 
 int64_t Graph::channels() const { return at(0).channels; }
 
+bool Graph::sees_everything() const {
+  return std::any_of(nodes_.begin(), nodes_.end(), [](const Node& n) { return n.fold > 0 || n.op == Op::warp; });
+}
+
 int64_t Graph::halo() const {
   require(output_ >= 0, "graph: no output was set");
+  if (sees_everything()) return -1;
   // The reach depends on where the output pixel stands on the grid of the strides: take the worst of one period.
   const int64_t period = multiple_of();
   int64_t reach = 0;
@@ -388,6 +566,7 @@ int64_t floor_div(int64_t a, int64_t b) { return a >= 0 ? a / b : -((-a + b - 1)
 Interval needed(const Node& node, size_t which, Interval output, Axis axis) {
   if (output.empty()) return {};
   if (is_residual(node, which)) return output;
+  if (static_cast<int>(which) == node.broadcast) return {0, 1};
   const int64_t side = kernel_side(node.conv, axis), pad = padding(node.conv, axis), stride = node.conv.stride_h;
   switch (node.op) {
     case Op::conv2d:
@@ -402,6 +581,7 @@ Interval needed(const Node& node, size_t which, Interval output, Axis axis) {
     case Op::sigma_plane:
       return {};  // takes only the size
     case Op::input:
+    case Op::state:
       return {};
     case Op::resize: {  // a pixel in the middle of a cell may reach less far than its neighbours
       Interval reads;
@@ -410,11 +590,25 @@ Interval needed(const Node& node, size_t which, Interval output, Axis axis) {
         reads = hull(hull(reads, resize_reads(node, output.begin + i)), resize_reads(node, output.end - 1 - i));
       return reads;
     }
+    case Op::window_attention:
+      return hull(window_at(node, output.begin), window_at(node, output.end - 1));
+    case Op::partial_sum:
+    case Op::partial_gram:
+      if (axis == Axis::columns) return {-kEverything, kEverything};
+      return {output.begin * node.fold, output.end * node.fold};
+    case Op::warp:
+      return which == 0 ? Interval{-kEverything, kEverything} : output;
+    case Op::mean:
+    case Op::channel_softmax:
+      return axis == Axis::columns ? Interval{0, 1} : Interval{-kEverything, kEverything};
     case Op::concat:
     case Op::add:
     case Op::multiply:
     case Op::affine:
     case Op::activate:
+    case Op::layer_norm:
+    case Op::mix:
+    case Op::gate:
       return output;
   }
   return output;

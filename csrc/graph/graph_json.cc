@@ -241,11 +241,15 @@ constexpr auto affine_attributes = [](auto& f, auto& node) {
   f.vector("shift", node.bias);
 };
 
-constexpr auto activate_attributes = [](auto& f, auto& node) {
+constexpr auto curve_attributes = [](auto& f, auto& node) {
   f.choice("curve", node.curve.curve, kCurveNames);
   f.limit("a", node.curve.a);
   f.limit("b", node.curve.b);
   f.limit("c", node.curve.c);
+};
+
+constexpr auto activate_attributes = [](auto& f, auto& node) {
+  curve_attributes(f, node);
   f.vector("slope", node.weight);
 };
 
@@ -264,6 +268,8 @@ constexpr auto pool_attributes = [](auto& f, auto& node) {
 };
 
 constexpr auto parts_attribute = [](auto& f, auto& node) { f.parts("parts", node.parts); };
+constexpr auto heads_attribute = [](auto& f, auto& node) { f.integer("heads", node.heads); };
+constexpr auto no_attributes = [](auto&, auto&) {};
 constexpr auto factor_attribute = [](auto& f, auto& node) { f.integer("factor", node.factor); };
 
 int residual_of(const Node& node) { return node.inputs.size() > 1 ? node.inputs[1] : -1; }
@@ -272,8 +278,12 @@ constexpr size_t kAny = std::numeric_limits<size_t>::max();
 
 // A new operator is a row here. op and inputs are read and written for all alike.
 const OpFormat kFormats[] = {
-    {Op::input, 0, 0, [](auto& f, auto& n) { f.integer("channels", n.channels); },
-     [](Graph& g, Node& n) { return g.input(n.channels); }},
+    {Op::input, 0, 0,
+     [](auto& f, auto& n) {
+       f.integer("channels", n.channels);
+       f.choice("border", n.border, kBorders);
+     },
+     [](Graph& g, Node& n) { return g.input(n.channels, n.border); }},
     {Op::sigma_plane, 1, 1, [](auto& f, auto& n) { f.number("scale", n.sigma_scale); },
      [](Graph& g, Node& n) { return g.sigma_plane(n.inputs[0], n.sigma_scale); }},
     {Op::conv2d, 1, 2, conv2d_attributes,
@@ -294,6 +304,15 @@ const OpFormat kFormats[] = {
        require(n.parts.size() == 2, "multiply: takes two parts");
        return g.multiply(n.inputs[0], n.inputs[1], n.parts[0], n.parts[1]);
      }},
+    {Op::gate, 2, 2,
+     [](auto& f, auto& n) {
+       parts_attribute(f, n);
+       curve_attributes(f, n);
+     },
+     [](Graph& g, Node& n) {
+       require(n.parts.size() == 2, "gate: takes two parts");
+       return g.gate(n.inputs[0], n.inputs[1], n.parts[0], n.parts[1], n.curve);
+     }},
     {Op::affine, 1, 1, affine_attributes,
      [](Graph& g, Node& n) { return g.affine(n.inputs[0], std::move(n.weight), std::move(n.bias)); }},
     {Op::activate, 1, 1, activate_attributes,
@@ -312,6 +331,46 @@ const OpFormat kFormats[] = {
        f.number("scale_b", n.scale_b);
      },
      [](Graph& g, Node& n) { return g.add(n.inputs[0], n.inputs[1], n.scale_a, n.scale_b); }},
+    {Op::layer_norm, 1, 1,
+     [](auto& f, auto& n) {
+       affine_attributes(f, n);
+       f.number("epsilon", n.epsilon);
+       f.flag("centred", n.centred);
+     },
+     [](Graph& g, Node& n) {
+       return g.layer_norm(n.inputs[0], std::move(n.weight), std::move(n.bias), n.epsilon, n.centred);
+     }},
+    {Op::state, 0, 0,
+     [](auto& f, auto& n) {
+       f.integer("channels", n.channels);
+       f.integer("stride", n.stride);
+     },
+     [](Graph& g, Node& n) { return g.state(n.channels, n.stride); }},
+    {Op::warp, 2, 2, no_attributes, [](Graph& g, Node& n) { return g.warp(n.inputs[0], n.inputs[1]); }},
+    {Op::partial_sum, 1, 1, no_attributes, [](Graph& g, Node& n) { return g.partial_sum(n.inputs[0]); }},
+    {Op::mean, 1, 1, no_attributes, [](Graph& g, Node& n) { return g.mean(n.inputs[0]); }},
+    {Op::window_attention, 1, 1,
+     [](auto& f, auto& n) {
+       f.integer("heads", n.heads);
+       f.integer("window", n.window);
+       f.integer("shift", n.shift);
+       f.vector("bias", n.weight);
+     },
+     [](Graph& g, Node& n) {
+       return g.window_attention(n.inputs[0], n.heads, n.window, n.shift, std::move(n.weight));
+     }},
+    {Op::partial_gram, 1, 1, heads_attribute, [](Graph& g, Node& n) { return g.partial_gram(n.inputs[0], n.heads); }},
+    {Op::channel_softmax, 1, 1, [](auto& f, auto& n) { f.vector("temperature", n.weight); },
+     [](Graph& g, Node& n) { return g.channel_softmax(n.inputs[0], std::move(n.weight)); }},
+    {Op::mix, 2, 2,
+     [](auto& f, auto& n) {
+       heads_attribute(f, n);
+       f.parts("parts", n.parts);
+     },
+     [](Graph& g, Node& n) {
+       require(n.parts.size() == 2, "mix: takes two parts");
+       return g.mix(n.inputs[0], n.inputs[1], n.parts[1], n.heads);
+     }},
 };
 
 const OpFormat& format_of(const std::string& name) {
@@ -356,17 +415,21 @@ json::Value graph_to_json(const Graph& graph, std::vector<NamedTensor>& tensors)
     format_of(op_name(node.op)).write(writer, node);
     nodes.push_back(std::move(members));
   }
-  return json::Object{{"nodes", std::move(nodes)}, {"output", graph.output()}};
+  json::Object document{{"nodes", std::move(nodes)}, {"output", graph.output()}};
+  json::Array next;  // of each state, in the order of the states
+  for (const State& state : graph.states()) next.push_back(state.next);
+  if (!next.empty()) document.push_back({"next", std::move(next)});
+  return document;
 }
 
 Graph graph_from_json(const json::Value& document, const std::vector<NamedTensor>& tensors) {
   TensorTable unused;
   for (const NamedTensor& tensor : tensors) unused.emplace(tensor.name, &tensor);
   const json::Object* members = document.get<json::Object>();
-  const json::Value *nodes = document.find("nodes"), *output = document.find("output");
-  require(members != nullptr && members->size() == 2 && nodes != nullptr && output != nullptr &&
+  const json::Value *nodes = document.find("nodes"), *output = document.find("output"), *next = document.find("next");
+  require(members != nullptr && members->size() == (next == nullptr ? 2 : 3) && nodes != nullptr && output != nullptr &&
               nodes->get<json::Array>() != nullptr,
-          "the graph must have exactly nodes and output");
+          "the graph must have exactly nodes and output, and next where it has states");
   Graph graph;
   for (const json::Value& node : *nodes->get<json::Array>()) {
     try {
@@ -377,6 +440,11 @@ Graph graph_from_json(const json::Value& document, const std::vector<NamedTensor
     }
   }
   graph.set_output(node_number(*output));
+  const json::Array* successors = next == nullptr ? nullptr : next->get<json::Array>();
+  require((successors == nullptr ? 0 : successors->size()) == graph.states().size(),
+          "next must have a node for each state");
+  for (size_t i = 0; i < graph.states().size(); ++i)
+    graph.set_next(graph.states()[i].now, node_number((*successors)[i]));
   require(unused.empty(), "tensor " + (unused.empty() ? "" : quoted(unused.begin()->first)) + " belongs to no node");
   return graph;
 }

@@ -61,11 +61,11 @@ typedef struct fr_plan_info {
   int64_t channels;      /* of the model; pictures have as many, or 1 */
   int32_t takes_sigma;   /* 1: every run is given a noise level; 0: none is */
   int32_t reserved;      /* 0 */
-  int64_t halo;          /* how many pixels an output pixel looks, each way */
+  int64_t halo;          /* how many pixels an output pixel looks, each way; -1: at the whole picture */
   int64_t multiple_of;   /* pictures are padded to it, inside; any size may be given */
   int64_t packed_bytes;  /* memory of the packed weights */
   const char* isa;       /* of its kernels: baseline, avx2, avx512, avx512_bf16 */
-  const char* precision; /* float32, bfloat16 */
+  const char* precision; /* float32, bfloat16, int8 */
   const char* card;      /* JSON object: name, task, licence and so on, as far as known */
 } fr_plan_info;          /* the strings live as long as the plan's handle */
 
@@ -92,6 +92,9 @@ FR_API fr_status fr_session_create(const fr_plan* plan, const fr_session_options
 
 /* Frees the handle; a run in another thread is finished first, by that thread. NULL is fine. */
 FR_API fr_status fr_session_free(fr_session* session);
+
+/* A model with states remembers the pictures before; this begins anew, as a picture of another size does. */
+FR_API fr_status fr_session_reset(fr_session* session);
 
 /* The bytes that a run on height x width pixels will hold; FR_OVER_BUDGET if that is more than the session may. */
 FR_API fr_status fr_session_working_bytes(const fr_session* session, int64_t height, int64_t width, int64_t* bytes);

@@ -35,6 +35,10 @@ const char* name_of(Residual residual) {
   return "";
 }
 
+const char* name_of(Element element) {
+  return element == Element::f32 ? "float32" : element == Element::bf16 ? "bfloat16" : "uint8";
+}
+
 py::dict conv_dict(const Node& node, const Step& step) {
   const ConvSpec& spec = node.conv;
   int64_t packed = 0;
@@ -47,6 +51,16 @@ py::dict conv_dict(const Node& node, const Step& step) {
                   "packed_bytes"_a = packed);
 }
 
+// Multiply-adds of attention for each pixel of the image that it is of.
+int64_t products_per_pixel(const Plan& plan, size_t n) {
+  const Node& node = plan.node(n);
+  if (node.op == Op::window_attention) return 2 * node.window * node.window * node.channels;
+  if (node.op == Op::mix) return node.channels * node.channels / node.heads;
+  if (node.op != Op::partial_gram) return 0;
+  const int64_t channels = plan.node(static_cast<size_t>(node.inputs[0])).channels / 3;
+  return channels * (channels / node.heads + 2);
+}
+
 py::list plan_steps(const Plan& plan) {
   const std::vector<int64_t> margin = margins(plan.graph()), added = margins_added(plan.graph());
   py::list steps;
@@ -56,10 +70,14 @@ py::list plan_steps(const Plan& plan) {
     py::dict about("op"_a = op_name(node.op), "kernel"_a = step.convs.empty() ? "" : step.convs[0].variant,
                    "channels"_a = node.channels, "stride"_a = node.stride, "inputs"_a = node.inputs,
                    "pixel_bytes"_a = step.pitch * element_bytes(step.element),
-                   "element"_a = step.element == Element::bf16 ? "bfloat16" : "float32", "row_grid"_a = step.row_grid,
+                   "element"_a = name_of(step.element), "row_grid"_a = step.row_grid,
                    "margin"_a = margin[n], "halo"_a = added[n]);
+    about["products"] = products_per_pixel(plan, n);
     if (node.factor > 1) about["factor"] = node.factor;
-    if (node.op == Op::activate) about["detail"] = curve_name(node.curve.curve);
+    if (node.op == Op::window_attention)
+      about["detail"] = std::to_string(node.window) + "x" + std::to_string(node.window) +
+                        (node.shift > 0 ? " from " + std::to_string(node.shift) : "");
+    if (node.op == Op::activate || node.op == Op::gate) about["detail"] = curve_name(node.curve.curve);
     if (node.op == Op::resize) about["detail"] = resize_name(node.mode);
     if (node.op == Op::pool) about["detail"] = node.pool == Pool::max ? "max" : "average";
     if (!step.convs.empty()) about["conv"] = conv_dict(node, step);
@@ -72,18 +90,22 @@ py::dict plan_layout(const Plan& plan, int64_t height, int64_t width, int thread
   if (height < 1 || width < 1) throw py::value_error("the picture is empty");
   const Layout layout = make_layout(plan, height, width, threads, memory);
   std::vector<int64_t> columns(plan.size(), 0);  // of all strips together
-  std::vector<int64_t> kept, passing;
+  std::vector<int64_t> kept, passing, heights, widths;
   for (const HeldRows& held : layout.held) {
     kept.push_back(held.kept);
     passing.push_back(held.passing);
   }
+  for (size_t n = 0; n < plan.size(); ++n) {
+    heights.push_back(extent(plan.node(n), Axis::rows, layout.height));
+    widths.push_back(extent(plan.node(n), Axis::columns, layout.width));
+  }
   for (const Strip& strip : layout.strips)
     for (size_t n = 0; n < plan.size(); ++n) columns[n] += std::max<int64_t>(0, strip.columns[n].size());
-  return py::dict("height"_a = layout.height, "width"_a = layout.width, "band"_a = layout.band,
-                  "strips"_a = layout.strips.size(), "ring_rows"_a = kept, "ring_row_bytes"_a = layout.row_bytes,
-                  "passing_rows"_a = passing, "passing_bytes"_a = layout.workspace_offset - layout.ring_bytes,
-                  "columns"_a = columns, "workspace_bytes"_a = workspace_bytes(plan),
-                  "working_bytes"_a = layout.arena_bytes);
+  return py::dict("height"_a = layout.height, "width"_a = layout.width, "band"_a = layout.band, "heights"_a = heights,
+                  "widths"_a = widths, "strips"_a = layout.strips.size(), "rings_bytes"_a = layout.ring_bytes,
+                  "ring_rows"_a = kept, "ring_row_bytes"_a = layout.row_bytes, "passing_rows"_a = passing,
+                  "passing_bytes"_a = layout.workspace_offset - layout.ring_bytes, "columns"_a = columns,
+                  "workspace_bytes"_a = workspace_bytes(plan), "working_bytes"_a = layout.arena_bytes);
 }
 
 }  // namespace

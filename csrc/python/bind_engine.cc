@@ -10,6 +10,7 @@
 #include "base/parallel.h"
 #include "engine/plan_file.h"
 #include "engine/session.h"
+#include "kernels/dot_peak/dot_peak.h"
 #include "kernels/fma_peak/fma_peak.h"
 #include "python/gil.h"
 
@@ -122,7 +123,7 @@ py::bytes plan_bytes(const Plan& plan, const std::string& card) {
   std::string content;
   {
     WithoutGil free;
-    content = write_plan_file(plan.graph(), plan.precision(), json::parse(card));
+    content = write_plan_file(plan.graph(), plan.precision(), json::parse(card), plan.levels());
   }
   return py::bytes(content);
 }
@@ -131,7 +132,7 @@ std::pair<std::shared_ptr<Plan>, std::string> load_plan(const std::string& path,
   try {
     WithoutGil free;
     PlanFile file = load_plan_file(path);
-    auto plan = std::make_shared<Plan>(std::move(file.graph), file.precision, usable_isa(isa));
+    auto plan = std::make_shared<Plan>(std::move(file.graph), file.precision, usable_isa(isa), std::move(file.levels));
     return {std::move(plan), json::write(file.card)};
   } catch (const std::system_error& error) {
     errno = error.code().value();
@@ -156,7 +157,12 @@ void bind_engine(py::module_& m) {
 
   py::class_<Graph>(m, "Graph", "What to compute, built node by node; each method returns the new node's number.")
       .def(py::init<>())
-      .def("input", &Graph::input, "channels"_a)
+      .def(
+          "input",
+          [](Graph& graph, int64_t channels, const std::string& border) {
+            return graph.input(channels, parse_border(border));
+          },
+          "channels"_a, "border"_a = "clamp")
       .def("sigma_plane", &Graph::sigma_plane, "like"_a, "scale"_a)
       .def(
           "conv2d",
@@ -202,6 +208,16 @@ void bind_engine(py::module_& m) {
           },
           "a"_a, "b"_a, "parts"_a)
       .def(
+          "gate",
+          [](Graph& graph, int a, int b, const std::vector<std::pair<int64_t, int64_t>>& parts,
+             const std::string& curve, std::tuple<float, float, float> values) {
+            if (parts.size() != 2) throw py::value_error("gate: two operands have two parts");
+            const auto [first, second, third] = values;
+            return graph.gate(a, b, {parts[0].first, parts[0].second}, {parts[1].first, parts[1].second},
+                              {parse_curve(curve), first, second, third});
+          },
+          "a"_a, "b"_a, "parts"_a, "curve"_a, "values"_a)
+      .def(
           "affine",
           [](Graph& graph, int x, const Floats& scale, const Floats& shift) {
             return graph.affine(x, to_vector(scale), to_vector(shift));
@@ -237,6 +253,36 @@ void bind_engine(py::module_& m) {
             return graph.resize(x, parse_resize(mode), enlarge, factor);
           },
           "x"_a, "mode"_a, "enlarge"_a, "factor"_a)
+      .def(
+          "layer_norm",
+          [](Graph& graph, int x, const Floats& scale, const Floats& shift, float epsilon, bool centred) {
+            return graph.layer_norm(x, to_vector(scale), to_vector(shift), epsilon, centred);
+          },
+          "x"_a, "scale"_a.noconvert(), "shift"_a.noconvert(), "epsilon"_a, "centred"_a)
+      .def("partial_sum", &Graph::partial_sum, "x"_a)
+      .def("mean", &Graph::mean, "partial"_a)
+      .def(
+          "window_attention",
+          [](Graph& graph, int x, int64_t heads, int64_t window, int64_t shift, const Floats& bias) {
+            return graph.window_attention(x, heads, window, shift, to_vector(bias));
+          },
+          "x"_a, "heads"_a, "window"_a, "shift"_a, "bias"_a.noconvert())
+      .def("partial_gram", &Graph::partial_gram, "x"_a, "heads"_a)
+      .def(
+          "channel_softmax",
+          [](Graph& graph, int partial, const Floats& temperature) {
+            return graph.channel_softmax(partial, to_vector(temperature));
+          },
+          "partial"_a, "temperature"_a.noconvert())
+      .def(
+          "mix",
+          [](Graph& graph, int weights, int x, std::pair<int64_t, int64_t> values, int64_t heads) {
+            return graph.mix(weights, x, {values.first, values.second}, heads);
+          },
+          "weights"_a, "x"_a, "values"_a, "heads"_a)
+      .def("warp", &Graph::warp, "x"_a, "flow"_a)
+      .def("state", &Graph::state, "channels"_a, "stride"_a)
+      .def("set_next", &Graph::set_next, "state"_a, "node"_a)
       .def("set_output", &Graph::set_output, "node"_a)
       .def_property_readonly("channels", &Graph::channels)
       .def_property_readonly("takes_sigma", &Graph::takes_sigma)
@@ -244,17 +290,30 @@ void bind_engine(py::module_& m) {
       .def_property_readonly("halo", &Graph::halo);
 
   py::class_<Plan, std::shared_ptr<Plan>>(m, "Plan", "A graph made ready for one instruction set.")
-      .def(py::init([](const Graph& graph, const std::string& precision, const std::string& isa) {
+      .def(py::init([](const Graph& graph, const std::string& precision, const std::string& isa,
+                       const std::vector<std::tuple<int, float, int>>& levels) {
+             std::vector<ImageLevels> images;
+             for (const auto& [node, scale, zero] : levels) images.push_back({node, {scale, zero}});
              WithoutGil free;
-             return std::make_shared<Plan>(graph, parse_precision(precision), usable_isa(isa));
+             return std::make_shared<Plan>(graph, parse_precision(precision), usable_isa(isa), std::move(images));
            }),
-           "graph"_a, "precision"_a = "float32", "isa"_a = "")
+           "graph"_a, "precision"_a = "float32", "isa"_a = "", "levels"_a = std::vector<std::tuple<int, float, int>>())
       .def_property_readonly("precision", [](const Plan& plan) { return precision_name(plan.precision()); })
       .def_property_readonly("isa", [](const Plan& plan) { return isa_name(plan.isa()); })
       .def_property_readonly("channels", [](const Plan& plan) { return plan.graph().channels(); })
       .def_property_readonly("takes_sigma", [](const Plan& plan) { return plan.graph().takes_sigma(); })
       .def_property_readonly("multiple_of", [](const Plan& plan) { return plan.graph().multiple_of(); })
+      .def_property_readonly("sees_everything", [](const Plan& plan) { return plan.graph().sees_everything(); })
       .def_property_readonly("halo", [](const Plan& plan) { return plan.graph().halo(); })
+      .def_property_readonly("states",
+                             [](const Plan& plan) {
+                               std::vector<std::pair<int64_t, int64_t>> states;
+                               for (const State& state : plan.graph().states()) {
+                                 const Node& node = plan.node(static_cast<size_t>(state.now));
+                                 states.push_back({node.channels, node.stride});
+                               }
+                               return states;
+                             })
       .def_property_readonly("grid", &Plan::grid)
       .def_property_readonly("packed_bytes", &Plan::packed_bytes);
 
@@ -274,9 +333,33 @@ void bind_engine(py::module_& m) {
            }),
            "plan"_a, "threads"_a, "memory"_a)
       .def("run", &run, "image"_a.noconvert(), "out"_a.noconvert(), "sigma"_a, "strength"_a, "clip"_a, "progress"_a)
+      .def("reset", &Session::reset, py::call_guard<WithoutGil>())
+      .def(
+          "state",
+          [](Session& session, size_t number) -> std::optional<Floats> {
+            StateImage image;
+            {
+              WithoutGil free;
+              image = session.state(number);
+            }
+            if (image.height == 0) return std::nullopt;
+            return Floats({image.height, image.width, image.channels}, image.values.data());
+          },
+          "number"_a, "[H, W, C], or None before the first run.")
+      .def(
+          "set_state",
+          [](Session& session, size_t number, const Floats& given) {
+            if (given.ndim() != 3) throw py::value_error("Session.set_state: a state is [H, W, C]");
+            StateImage image{given.shape(0), given.shape(1), given.shape(2), to_vector(given)};
+            WithoutGil free;
+            session.set_state(number, std::move(image));
+          },
+          "number"_a, "image"_a.noconvert())
       .def("preview", &Session::preview, "height"_a, "width"_a);
 
   m.attr("MOST_INPUTS") = kMostInputs;
+  m.attr("MOST_WINDOW") = kMostWindow;
+  m.attr("EVERYTHING") = kEverything;
   m.def("hardware_threads", &hardware_threads, "CPUs that this process may run on.");
   m.def("host_isa", [] { return isa_name(host_isa()); }, "The instruction set in use: the CPU's, or FASTRESTORE_ISA.");
   m.def(
@@ -290,6 +373,14 @@ void bind_engine(py::module_& m) {
       },
       "isa"_a, "iterations"_a, py::call_guard<WithoutGil>(),
       "Multiply-adds in registers; returns the operations done, for benchmarks.");
+  m.def(
+      "dot_chains",
+      [](const std::string& type, const std::string& isa, int64_t iterations) {
+        if (type != "bfloat16" && type != "int8") throw std::invalid_argument("no dot products of " + type);
+        return dot_chains(type == "int8" ? DotType::int8 : DotType::bfloat16, parse_isa(isa), iterations);
+      },
+      "type"_a, "isa"_a, "iterations"_a, py::call_guard<WithoutGil>(),
+      "Dot products of bfloat16 or int8 in registers; returns the operations done, for benchmarks.");
   m.def("built_isas", [] {
 #if FR_X86
     return std::vector<std::string>{"baseline", "avx2", "avx512", "avx512_bf16", "amx"};

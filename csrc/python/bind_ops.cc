@@ -6,6 +6,7 @@
 #include <array>
 #include <string>
 
+#include "engine/attention_image.h"
 #include "engine/conv_image.h"
 #include "engine/pixel_image.h"
 #include "graph/graph.h"
@@ -103,6 +104,29 @@ void pixel_unshuffle(Address in, Address packed, int64_t images, int64_t height,
                          channels, r, threads);
 }
 
+void window_attention(Address in, Address out, int64_t images, int64_t height, int64_t width, int64_t heads,
+                      int64_t head_channels, int64_t side, int64_t shift, Address bias, int threads) {
+  if (heads < 1 || head_channels < 1 || side < 1 || side > kMostWindow || shift < 0 || shift >= side)
+    throw std::invalid_argument("window_attention: heads, channels, side or shift out of range");
+  const int64_t values = checked_product(images, height, width, heads, head_channels);
+  check_address(in, values, "window_attention");
+  check_address(out, values, "window_attention");
+  check_address(bias, 1, "window_attention");
+  if (values == 0) return;
+  AttentionImages attention;
+  attention.in = reinterpret_cast<const float*>(in);
+  attention.out = reinterpret_cast<float*>(out);
+  attention.images = images;
+  attention.height = height;
+  attention.width = width;
+  attention.heads = heads;
+  attention.head_channels = head_channels;
+  attention.side = side;
+  attention.shift = shift;
+  attention.bias = reinterpret_cast<const float*>(bias);
+  window_attention_images(attention, threads);
+}
+
 void from_pixels(Pixel type, Address image, Address out, int64_t values, int threads) {
   check_address(image, values, "from_pixels");
   check_address(out, values, "from_pixels");
@@ -134,6 +158,8 @@ void bind_ops(py::module_& m) {
         "images"_a, "height"_a, "width"_a, "channels"_a, "r"_a, "threads"_a);
   m.def("pixel_unshuffle", &fr::pixel_unshuffle, release, "[N, H r, W r, C] -> [N, H, W, C r r]", "x"_a, "out"_a,
         "images"_a, "height"_a, "width"_a, "channels"_a, "r"_a, "threads"_a);
+  m.def("window_attention", &fr::window_attention, release, "[N, H, W, 3 C] -> [N, H, W, C]", "x"_a, "out"_a,
+        "images"_a, "height"_a, "width"_a, "heads"_a, "head_channels"_a, "side"_a, "shift"_a, "bias"_a, "threads"_a);
   m.def("from_pixels", &fr::from_pixels, release, "Pixels to float32.", "type"_a, "image"_a, "out"_a, "values"_a,
         "threads"_a);
   m.def("to_pixels", &fr::to_pixels, release, "float32 to pixels.", "type"_a, "x"_a, "out"_a, "values"_a, "clip"_a,

@@ -12,7 +12,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from fastrestore.cli import batch, compile, convert, degrade, eval, info, models, restore, train, video
+from fastrestore.cli import batch, bench, compile, convert, degrade, eval, info, models, restore, train, video
 from fastrestore.cli.report import UsageError, describe, exit_code
 
 app = typer.Typer(
@@ -35,6 +35,7 @@ app.command()(train.train)
 app.command()(degrade.degrade)
 app.command()(convert.convert)
 app.command()(compile.compile)
+app.add_typer(bench.app, name="bench")
 
 _options = {"debug": False}
 

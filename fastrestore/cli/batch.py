@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from fastrestore.cli.report import show_name
+from fastrestore.errors import show_name
 
 
 def batch(
@@ -33,12 +33,18 @@ def batch(
     suffix: Annotated[str | None, typer.Option(help="Format of the results, such as .png.  [default: kept]")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Leave out what is done and unchanged.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace results that exist.")] = False,
+    ray: Annotated[
+        str | None, typer.Option(metavar="local|ADDRESS", help="Spread the pictures over a Ray cluster.")
+    ] = None,
     device: Annotated[str, typer.Option(help="auto or cpu.")] = "auto",
     precision: Annotated[str, typer.Option(help="auto (float32), float32 or bfloat16.")] = "auto",
     memory: Annotated[str, typer.Option(help="Budget beyond the pictures in hand, like 64MiB.")] = "1GiB",
     threads: Annotated[int | None, typer.Option(min=1, help="Threads.  [default: all]", show_default=False)] = None,
     quality: Annotated[int, typer.Option(min=1, max=100, help="Of JPEG results.")] = 95,
-    max_mpixel: Annotated[float, typer.Option(min=0, help="Refuse larger pictures.")] = 200,
+    max_mpixel: Annotated[
+        float | None,
+        typer.Option(min=0, help="Refuse larger pictures.  [default: 200, and no limit for TIFF]", show_default=False),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Report on stdout as one JSON object a line.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but errors.")] = False,
 ) -> None:
@@ -50,21 +56,20 @@ def batch(
     warnings.simplefilter("ignore")
     logging.disable()
     from fastrestore.bulk import batch as run
-    from fastrestore.bulk import find
     from fastrestore.errors import FastrestoreError
 
-    total = len(find(source, out, include or (), exclude or (), name, suffix))
     try:
         records = run(
             source, out, task=task, model=model, sigma=sigma, strength=strength, device=device, precision=precision,
             memory=memory, threads=threads, include=include or (), exclude=exclude or (), name=name, suffix=suffix,
-            quality=quality, max_pixels=int(max_mpixel * 1e6), resume=resume, overwrite=overwrite,
+            quality=quality, max_pixels=None if max_mpixel is None else int(max_mpixel * 1e6), resume=resume,
+            overwrite=overwrite, ray=ray,
         )  # fmt: skip
     except FastrestoreError:
         raise
     except ValueError as error:
         raise typer.BadParameter(str(error)) from error
-    tally = Tally(total)
+    tally = Tally(len(records))
     try:
         for record in records:
             tally.add(record)

@@ -1,6 +1,7 @@
 """fastrestore eval: quality of a model on a folder of pictures."""
 
 import json
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -27,12 +28,17 @@ def eval(
     eager: Annotated[
         bool, typer.Option("--eager", help="Run the module, operator by operator, instead of the compiled plan.")
     ] = False,
+    classical: Annotated[
+        bool, typer.Option("--classical", help="With --sigma, measure OpenCV's non-local means as well.")
+    ] = False,
     limit: Annotated[int | None, typer.Option(min=1, help="Only the first so many pictures.")] = None,
     threads: Annotated[int | None, typer.Option(min=1, help="Threads of the compiled plan.")] = None,
     json_file: Annotated[
         Path | None, typer.Option("--json", metavar="FILE", help="Write the figures there, too.")
     ] = None,
-    record: Annotated[bool, typer.Option("--record", help="Write the PSNR into the card of the model file.")] = False,
+    record: Annotated[
+        bool, typer.Option("--record", help="Write the figures into the card of the model file.")
+    ] = False,
 ) -> None:
     """Measures PSNR and SSIM by the protocol of the published denoising figures.
 
@@ -80,6 +86,7 @@ def eval(
                     grey=grey,
                     blind=blind,
                     eager=eager,
+                    classical=classical,
                     limit=limit,
                     threads=threads,
                     report=show,
@@ -89,10 +96,11 @@ def eval(
 
     name, folder = Path(model).stem if model.endswith(".safetensors") else model, data.resolve().name
     table = Table(title=f"{name} on {folder}")
-    for heading in ("σ", "pictures", "input dB", "PSNR dB", "input SSIM", "SSIM", "texture", "ms/Mpixel"):
+    headings = ["σ", "pictures", "input dB", "PSNR dB", "input SSIM", "SSIM", "texture", "ms/Mpixel"]
+    for heading in [*headings, "classical dB"] if classical else headings:
         table.add_column(heading, justify="right")
     for score in scores:
-        table.add_row(
+        row = [
             score.kind if score.sigma is None else f"{score.sigma:g}",
             str(score.pictures),
             f"{score.input_psnr:.2f}",
@@ -101,15 +109,36 @@ def eval(
             f"{score.ssim:.4f}",
             f"{score.input_texture:.2f} -> {score.texture:.2f}",
             f"{score.milliseconds:.0f}",
-        )
+        ]
+        if score.classical_psnr is not None:
+            row.append(f"{score.classical_psnr:.2f}")
+        table.add_row(*row)
     Console().print(table)
     if json_file:
         document = {"model": name, "set": folder, "blind": blind, "scores": [asdict(score) for score in scores]}
         json_file.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
     if record:
-        card = checkpoint.describe(model).card
-        key = f"{folder} blind" if blind else folder
-        figures = {s.kind if s.kind != "noise" else f"{s.sigma:g}": round(s.psnr, 2) for s in scores}
-        figures |= {f"{s.kind} input": round(s.input_psnr, 2) for s in scores if s.kind != "noise"}
-        psnr = card.get("psnr", {})
-        checkpoint.rewrite_card(model, {**card, "psnr": {**psnr, key: {**psnr.get(key, {}), **figures}}})
+        checkpoint.rewrite_card(
+            model, _recorded(checkpoint.describe(model).card, f"{folder} blind" if blind else folder, scores, threads)
+        )
+
+
+def _recorded(card: dict, folder: str, scores: list, threads: int | None) -> dict:
+    """The card with the figures of a set: PSNR, texture, and what the last of them took."""
+    psnr, texture = {}, {}
+    for score in scores:
+        key = score.kind if score.kind != "noise" else f"{score.sigma:g}"
+        psnr[key] = round(score.psnr, 2)
+        texture[key], texture[f"{key} input"] = round(score.texture, 3), round(score.input_texture, 3)
+        if score.kind != "noise" or score.classical_psnr is not None:
+            psnr[f"{key} input"] = round(score.input_psnr, 2)
+        if score.classical_psnr is not None:
+            psnr[f"{key} non-local means"] = round(score.classical_psnr, 2)
+    taken = {"threads": threads or os.cpu_count(), "ms_per_megapixel": round(scores[-1].milliseconds)}
+    if scores[-1].working_mib is not None:
+        taken["working_mib"] = round(scores[-1].working_mib, 1)
+    card = {**card, "speed": {**card.get("speed", {}), folder: taken}}
+    for kind, figures in (("psnr", psnr), ("texture", texture)):
+        known = card.get(kind, {})
+        card[kind] = {**known, folder: {**known.get(folder, {}), **figures}}
+    return card

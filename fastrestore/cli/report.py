@@ -1,10 +1,10 @@
 """Errors as the command line tells them: the exit code and one line."""
 
 import errno
-import os
 
 import typer
 
+from fastrestore import errors
 from fastrestore.errors import FastrestoreError, ImageError
 
 UsageError = typer.BadParameter.__bases__[0]  # typer has moved it between modules, not its subclass
@@ -31,18 +31,7 @@ def is_resource(error: BaseException) -> bool:
 
 def describe(error: BaseException) -> str:
     """One line for an error."""
-    if isinstance(error, OSError) and error.strerror:
-        named = isinstance(error.filename, str | bytes)
-        return f"{show_name(error.filename)}: {error.strerror}" if named else error.strerror
-    text = " ".join(str(error).split())
-    if isinstance(error, MemoryError):
-        return text or "out of memory"
-    if isinstance(error, FastrestoreError | OSError | UsageError):
-        return text
-    return f"{type(error).__name__}: {text} (fastrestore --debug shows where)"
-
-
-def show_name(path: str | bytes | os.PathLike) -> str:
-    """A path on one line, whatever it holds (as image.show_name, whose module imports the decoders)."""
-    text = os.fsdecode(path)
-    return text if text.isprintable() else ascii(text)
+    if isinstance(error, UsageError):
+        return " ".join(str(error).split())
+    expected = isinstance(error, FastrestoreError | OSError | MemoryError)
+    return errors.describe(error) + ("" if expected else " (fastrestore --debug shows where)")

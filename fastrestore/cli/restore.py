@@ -12,7 +12,8 @@ from typing import Annotated, Any
 
 import typer
 
-from fastrestore.cli.report import describe, is_resource, show_name
+from fastrestore.cli.report import describe, is_resource
+from fastrestore.errors import show_name
 
 
 def _command(task: str, does: str) -> Callable[..., None]:
@@ -39,13 +40,18 @@ def _command(task: str, does: str) -> Callable[..., None]:
         ] = None,
         strength: Annotated[float, typer.Option(min=0, max=1, help="0 keeps the input, 1 restores fully.")] = 1.0,
         device: Annotated[str, typer.Option(help="auto or cpu.")] = "auto",
-        precision: Annotated[str, typer.Option(help="auto (float32), float32 or bfloat16.")] = "auto",
+        precision: Annotated[str, typer.Option(help="auto (float32, or a plan file's), float32 or bfloat16.")] = "auto",
         memory: Annotated[
             str, typer.Option(help="Budget beyond input and output, like 64MiB; the result does not depend on it.")
         ] = "1GiB",
         threads: Annotated[int | None, typer.Option(min=1, help="Threads.  [default: all]", show_default=False)] = None,
         quality: Annotated[int, typer.Option(min=1, max=100, help="Of JPEG results.")] = 95,
-        max_mpixel: Annotated[float, typer.Option(min=0, help="Refuse larger pictures.")] = 200,
+        max_mpixel: Annotated[
+            float | None,
+            typer.Option(
+                min=0, help="Refuse larger pictures.  [default: 200, and no limit for TIFF]", show_default=False
+            ),
+        ] = None,
         burst: Annotated[bool, typer.Option("--burst", help="The inputs are shots of one scene: one result.")] = False,
         reference: Annotated[
             int | None,
@@ -57,8 +63,8 @@ def _command(task: str, does: str) -> Callable[..., None]:
     ) -> None:
         options = {"device": device, "precision": precision, "memory": memory, "threads": threads}
         if burst:
-            shown = sigma, strength, quality, int(max_mpixel * 1e6), reference
-            _restore_burst(task, inputs, output, model, options, *shown, overwrite, as_json, quiet)
+            chosen = sigma, strength, quality, max_mpixel, reference
+            _restore_burst(task, inputs, output, model, options, *chosen, overwrite, as_json, quiet)
             return
         if reference is not None:
             raise typer.BadParameter("--reference is of a --burst")
@@ -78,7 +84,8 @@ def _command(task: str, does: str) -> Callable[..., None]:
 
 def _targets(inputs: list[Path], output: Path) -> list[tuple[Path, Path]]:
     """(input, result) pairs.  Raises BadParameter where a result would overwrite an input or another result."""
-    folder = len(inputs) > 1 or output.is_dir() or str(output).endswith(os.sep)
+    zarr = output.suffix.lower() == ".zarr"  # a folder that is a picture
+    folder = len(inputs) > 1 or (output.is_dir() and not zarr) or str(output).endswith(os.sep)
     if not folder and not output.suffix:
         raise typer.BadParameter(f"{show_name(output)}: a result needs a suffix like .png, or be an existing folder")
     if folder and output.exists() and not output.is_dir():
@@ -111,7 +118,7 @@ def _restore_all(
     sigma: float | None,
     strength: float,
     quality: int,
-    max_mpixel: float,
+    max_mpixel: float | None,
     overwrite: bool,
     as_json: bool,
     quiet: bool,
@@ -133,7 +140,7 @@ def _restore_all(
                     sigma,
                     strength,
                     quality=quality,
-                    max_pixels=int(max_mpixel * 1e6),
+                    max_pixels=None if max_mpixel is None else int(max_mpixel * 1e6),
                     progress=_ticker(bar, f"{show_name(source)} ({number} of {len(targets)})"),
                 )
                 result |= {"ok": True, **report}
@@ -160,13 +167,14 @@ def _restore_burst(
     sigma: float | None,
     strength: float,
     quality: int,
-    max_pixels: int,
+    max_mpixel: float | None,
     reference: int | None,
     overwrite: bool,
     as_json: bool,
     quiet: bool,
 ) -> None:
     """All inputs become one result."""
+    from fastrestore import image as images
     from fastrestore import zoo
     from fastrestore.errors import ImageError
 
@@ -187,7 +195,7 @@ def _restore_burst(
             strength,
             reference=None if reference is None else reference - 1,
             quality=quality,
-            max_pixels=max_pixels,
+            max_pixels=images.MAX_PIXELS if max_mpixel is None else int(max_mpixel * 1e6),
         )
     except ImageError:
         raise

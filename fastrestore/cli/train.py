@@ -36,6 +36,7 @@ def train(
     from fastrestore import checkpoint
     from fastrestore.train import load_recipe, status
     from fastrestore.train import train as run
+    from fastrestore.train.validation import Validated
 
     if output.suffix != ".safetensors":
         raise typer.BadParameter("the output must be a .safetensors file")
@@ -46,9 +47,10 @@ def train(
     plan = load_recipe(recipe)
     last: dict[str, float] = {}
 
-    def report(step: int, loss: float, rate: float) -> None:
+    def report(step: int, loss: float, rate: float, validated: Validated | None) -> None:
         last.update(step=step, loss=loss)
-        typer.echo(f"step {step} of {plan.steps}: loss {loss:.5f}, {rate:.1f} steps/s", err=True)
+        held = f", held {validated.input_psnr:.2f} -> {validated.psnr:.2f} dB" if validated else ""
+        typer.echo(f"step {step} of {plan.steps}: loss {loss:.5f}{held}, {rate:.1f} steps/s", err=True)
 
     folder = state or Path("runs") / plan.name
     model = run(plan, folder, data=data, device=device, report=report, stop_after=stop_after)

@@ -68,7 +68,7 @@ class ClipSampler:
     def _clip(self, rng: np.random.Generator) -> np.ndarray:
         picture, visitor = (self.pictures[rng.integers(len(self.pictures))] for _ in range(2))
         picture, visitor = (np.rot90(part, rng.integers(4)).astype(np.float32) / 255 for part in (picture, visitor))
-        return degrade.motion(picture, self.frames, self.patch, visitor=visitor, seed=rng).clean
+        return degrade.handheld(picture, self.frames, self.patch, visitor=visitor, seed=rng).clean
 
 
 def flows(frames: np.ndarray) -> np.ndarray:

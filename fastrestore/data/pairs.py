@@ -15,7 +15,7 @@ from fastrestore import degrade
 from fastrestore.data.augment import crop, cutmix
 from fastrestore.data.patches import PatchSampler
 
-VERSION = 1  # counted up when a degradation's random parameters change: pairs made before are then not used
+VERSION = 2  # counted up when a degradation's random parameters change: pairs made before are then not used
 
 
 def make_pairs(

@@ -4,24 +4,35 @@ from collections.abc import Callable
 
 from fastrestore.degrade.blur import Blur, blur, make_kernel
 from fastrestore.degrade.ct import LowDose, low_dose
+from fastrestore.degrade.handheld import Handheld, handheld
 from fastrestore.degrade.jpeg import Jpeg, jpeg
 from fastrestore.degrade.moire import Moire, moire
-from fastrestore.degrade.motion import Motion, motion
+from fastrestore.degrade.motion import Motion, Turn, motion, turn
 from fastrestore.degrade.noise import noise
 from fastrestore.degrade.sensor import Sensor, sensor
 
-# Those that draw their own parameters: KINDS[kind](picture, seed=...) gives .image, .clean and .parameters.
-KINDS: dict[str, Callable] = {"blur": blur, "ct": low_dose, "jpeg": jpeg, "moire": moire, "sensor": sensor}
+# Those of one picture: KINDS[kind](picture, seed=...) gives .image, .clean and .parameters.
+KINDS: dict[str, Callable] = {
+    "blur": blur,
+    "ct": low_dose,
+    "jpeg": jpeg,
+    "moire": moire,
+    "sensor": sensor,
+    "turn": turn,
+}
 
 __all__ = [
     "KINDS",
     "Blur",
+    "Handheld",
     "Jpeg",
     "LowDose",
     "Moire",
     "Motion",
     "Sensor",
+    "Turn",
     "blur",
+    "handheld",
     "jpeg",
     "low_dose",
     "make_kernel",
@@ -29,4 +40,5 @@ __all__ = [
     "motion",
     "noise",
     "sensor",
+    "turn",
 ]

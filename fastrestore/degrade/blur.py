@@ -43,17 +43,17 @@ class Blur:
 
     @classmethod
     def random(cls, rng: np.random.Generator) -> "Blur":
-        """A blur as found in pictures that are worth restoring: of 3 to 15 pixels."""
-        kind = str(rng.choice(KINDS, p=(0.6, 0.2, 0.2)))
+        """A blur as found in pictures that are worth restoring, slight to medium: of 2 to 8 pixels."""
+        kind = str(rng.choice(KINDS, p=(0.45, 0.35, 0.2)))
         return cls(
             kind=kind,
-            size=rng.uniform(2.5, 7.5) if kind == "defocus" else rng.uniform(3, 15),
-            anxiety=10 ** rng.uniform(-2.7, -1),
+            size=rng.uniform(2, 6) if kind == "defocus" else rng.uniform(2, 8),
+            anxiety=10 ** rng.uniform(-3, -1.5),
             exposure=rng.uniform(0.4, 1.0),
             angle=rng.uniform(0, 180),
             gamma=2.2,
-            sigma=rng.uniform(0.0, 1.5),
-            quality=int(rng.integers(85, 100)) if rng.random() < 0.3 else 0,
+            sigma=rng.uniform(0.0, 0.8),
+            quality=int(rng.integers(90, 100)) if rng.random() < 0.15 else 0,
         )
 
 

@@ -60,14 +60,15 @@ class Moire:
 
     @classmethod
     def random(cls, rng: np.random.Generator) -> "Moire":
-        """A photograph as people take them: near enough that the screen's grid is just about resolved."""
+        """A photograph as people take them: near enough that the screen's grid is just about resolved, exposed so that
+        the picture is about as light as the screen's."""
         # Around one half the screen's period is two camera pixels, that of the colour filters: the widest bands.
-        usual = rng.random() < 0.75
-        pitch = min(0.62, max(0.4, rng.normal(0.5, 0.05))) if usual else rng.uniform(0.42, 0.8)
+        usual = rng.random() < 0.8
+        pitch = min(0.6, max(0.42, rng.normal(0.5, 0.035))) if usual else rng.uniform(0.42, 0.7)
         turned = rng.random() < 0.15  # held upright before a lying screen, or the other way
         return cls(
             layout=str(rng.choice(LAYOUTS, p=(0.45, 0.15, 0.1, 0.15, 0.15))),
-            contrast=rng.uniform(0.7, 1.0),
+            contrast=rng.uniform(0.8, 1.0),
             pitch=pitch,
             oversampling=max(1.2, rng.uniform(0.9, 1.3) / pitch),  # the screen shows all the picture's detail
             rotation=rng.normal(0, 4) + (90 if turned else 0),
@@ -75,15 +76,15 @@ class Moire:
             zoom=rng.uniform(0.92, 1.05),
             shift=tuple(rng.uniform(-8, 8, 2).tolist()),
             distortion=rng.normal(0, 0.012),
-            defocus=rng.uniform(0.32, 0.5),
-            brightness=rng.uniform(0.72, 1.0),
-            falloff=tuple(rng.normal(0, 0.06, 2).clip(-0.3, 0.3).tolist()),
-            balance=tuple(np.exp(rng.normal(0, 0.04, 3)).tolist()),
-            veil=rng.uniform(0.0, 0.02),
+            defocus=rng.uniform(0.3, 0.42),
+            brightness=rng.uniform(0.9, 1.1),
+            falloff=tuple(rng.normal(0, 0.03, 2).clip(-0.3, 0.3).tolist()),
+            balance=tuple(np.exp(rng.normal(0, 0.025, 3)).tolist()),
+            veil=rng.uniform(0.0, 0.005),
             gain=10 ** rng.uniform(-4.5, -2.8),
             read_noise=10 ** rng.uniform(-3.5, -2.3),
             demosaic=str(rng.choice(list(BAYER))),
-            gamma=rng.uniform(2.05, 2.4),
+            gamma=rng.uniform(2.1, 2.3),
             sharpening=rng.uniform(0.0, 0.6),
             quality=int(rng.integers(75, 99)),
         )
@@ -166,11 +167,12 @@ def _expose(picture: np.ndarray, camera: tuple[int, int], p: Moire) -> np.ndarra
             x, y = _positions(camera, (height, width), p, rows, columns)
             x = (x + 0.5) * (shown[1] / width) - 0.5  # from here on in screen pixels
             y = (y + 0.5) * (shown[0] / height) - 0.5
-            x0, y0 = math.floor(x.min()) - margin, math.floor(y.min()) - margin
-            x1, y1 = math.ceil(x.max()) + margin, math.ceil(y.max()) + margin
+            x0, y0 = (math.floor(axis.min() - margin) // 2 * 2 for axis in (x, y))  # where a period of the mask begins
+            x1, y1 = (math.ceil(axis.max() + margin) // 2 * 2 + 2 for axis in (x, y))
             part = screen[_reflect(np.arange(y0, y1), shown[0])[:, None], _reflect(np.arange(x0, x1), shown[1])]
             fine = cv2.resize(part, None, fx=CELL, fy=CELL, interpolation=cv2.INTER_NEAREST)
-            fine *= _tiled(mask, y0 % 2 * CELL, x0 % 2 * CELL, fine.shape)
+            periods = fine.reshape(-1, *mask.shape[:1], fine.shape[1] * 3)  # one row of them each
+            periods *= np.tile(mask, (1, (x1 - x0) // 2, 1)).reshape(mask.shape[0], -1)
             fine = cv2.GaussianBlur(fine, (0, 0), spread)
             x = (x - x0 + 0.5) * CELL - 0.5
             y = (y - y0 + 0.5) * CELL - 0.5
@@ -194,12 +196,6 @@ def _develop(raw: np.ndarray, size: tuple[int, int], p: Moire) -> np.ndarray:
     if p.sharpening:
         photo = photo + p.sharpening * (photo - cv2.GaussianBlur(photo, (0, 0), 1.0))
     return compressed(photo.clip(0, 1), p.quality)
-
-
-def _tiled(mask: np.ndarray, top: int, left: int, shape: tuple[int, ...]) -> np.ndarray:
-    """The mask repeated over a shape, beginning at its row top and column left."""
-    repeats = -(-(top + shape[0]) // mask.shape[0]), -(-(left + shape[1]) // mask.shape[1]), 1
-    return np.tile(mask, repeats)[top : top + shape[0], left : left + shape[1]]
 
 
 def _reflect(index: np.ndarray, size: int) -> np.ndarray:

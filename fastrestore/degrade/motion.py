@@ -1,137 +1,163 @@
-"""Clips from still pictures: a hand-held camera looks at a part of the picture, something may pass before it, and each
-frame gathers light while its shutter is open.  Blurred and sharp frame are aligned by construction.
-"""
+"""Blur that no single kernel makes: of a camera that turns while the shutter is open, and of frames in which things
+move, averaged (Nah et al., 2017)."""
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import cv2
 import numpy as np
 
-from fastrestore.degrade.camera import checked
+from fastrestore.degrade.blur import Blur, trajectory
+from fastrestore.degrade.camera import checked, compressed
 
-GAMMA = 2.2  # of the picture: light adds up in linear values
-SAMPLES = 9  # instants over the whole time of a frame; fewer for a shutter that is open for less
+
+@dataclass(frozen=True)
+class Turn:
+    """How a shaken camera moved, and what it added."""
+
+    size: float = 6.0  # pixels: the larger side of the shift's trajectory
+    angle: float = 1.0  # degrees that the camera turns about the picture's middle, between its extremes
+    anxiety: float = 0.01  # as Blur's
+    gamma: float = 2.2  # of the picture: light adds up in linear values; 1: the picture is linear
+    sigma: float = 0.5  # of the noise after the blur, in 0-255 units
+    quality: int = 0  # of the JPEG; 0: not compressed
+
+    def __post_init__(self):
+        checks = {
+            "size": 0 < self.size <= 255,
+            "angle": 0 <= self.angle <= 45,
+            "anxiety": self.anxiety >= 0,
+            "gamma": self.gamma > 0,
+            "sigma": self.sigma >= 0,
+            "quality": 0 <= self.quality <= 100,
+        }
+        _refuse("turn", checks)
+
+    @classmethod
+    def random(cls, rng: np.random.Generator) -> "Turn":
+        """Slight to medium: corners of a picture of some 400 pixels are blurred over up to 12."""
+        return cls(
+            size=rng.uniform(1, 6),
+            angle=rng.uniform(0.2, 2.0),
+            anxiety=10 ** rng.uniform(-3, -1.5),
+            sigma=rng.uniform(0.0, 0.8),
+            quality=int(rng.integers(90, 100)) if rng.random() < 0.15 else 0,
+        )
+
+
+class TurnResult(NamedTuple):
+    image: np.ndarray  # the blurred picture, float32 of the picture's shape, not clipped unless compressed
+    clean: np.ndarray  # the picture itself, float32
+    parameters: Turn
+    way: np.ndarray  # where the picture's middle was, over time: complex [n], pixels, x + iy, of mean 0
+    roll: np.ndarray  # how far the camera was turned, over the same times: [n], degrees, of mean 0
+
+
+def turn(
+    image: np.ndarray, parameters: Turn | None = None, *, seed: int | np.random.Generator | None = None
+) -> TurnResult:
+    """Blurs a picture as a camera does that shifts and turns: differently at each place.
+
+    It is the mean, in linear light, of the picture as seen from each point of the way (Whyte et al., 2012, for turns
+    about the optical axis); beyond its borders the picture is taken as mirrored.
+
+    image: float [H, W, C] or [H, W] in [0, 1], C 1 or 3.  parameters: drawn from the seed where not given.  seed: an
+    integer makes the result repeatable.
+    Raises TypeError for integer images, ValueError for other shapes.
+    """
+    picture = checked("degrade.turn", image)
+    rng = np.random.default_rng(seed)
+    p = Turn.random(rng) if parameters is None else parameters
+    height, width = picture.shape[:2]
+    walk = Blur(size=p.size, anxiety=p.anxiety)
+    furthest = p.size + math.radians(p.angle) * math.hypot(height, width) / 2  # that a corner moves, about
+    points = np.linspace(0, 1999, max(8, math.ceil(3 * furthest))).round().astype(int)
+    way = trajectory(rng, walk)[points]
+    roll = trajectory(rng, walk)[points].real
+    way, roll = way - way.mean(), roll * (p.angle / max(np.ptp(roll), 1e-12))
+    roll = roll - roll.mean()
+    light = picture.clip(0, None) ** np.float32(p.gamma)
+    border = cv2.BORDER_REFLECT if min(height, width) > 1 else cv2.BORDER_REPLICATE
+    seen = np.zeros_like(light)
+    for place, degrees in zip(way, roll, strict=True):
+        view = cv2.getRotationMatrix2D(((width - 1) / 2, (height - 1) / 2), degrees, 1.0)
+        view[:, 2] += place.real, place.imag
+        seen += cv2.warpAffine(light, view, (width, height), flags=cv2.INTER_LINEAR, borderMode=border).reshape(
+            light.shape
+        )
+    blurred = _finished(seen / len(way), p.gamma, p.sigma, p.quality, rng)
+    return TurnResult(blurred.reshape(image.shape), picture.reshape(image.shape), p, way, roll)
 
 
 @dataclass(frozen=True)
 class Motion:
-    """How the camera moves, and what passes before it.  Times are in frames, lengths in pixels of the result."""
+    """Which frames the shutter was open for, and what the camera added."""
 
-    drift: tuple[float, float] = (1.0, 0.0)  # steady motion along x and y, a frame
-    sway: tuple[float, float] = (0.0, 0.0)  # amplitude of the trembling along x and y
-    period: float = 7.0  # of the trembling
-    phase: float = 0.0  # of the trembling, in turns
-    turn: float = 0.0  # degrees a frame
-    zoom: float = 0.0  # relative change of scale a frame
-    scale: float = 1.0  # picture pixels a pixel of the result, at the first frame
-    exposure: float = 0.0  # share of a frame's time during which the shutter is open; 0: no motion blur
-    visitor: float = 0.0  # diameter of what passes before the camera, as a share of the result's side; 0: nothing does
-    visit: tuple[float, float] = (0.0, 0.0)  # its own motion along x and y, a frame
+    first: int = 0
+    count: int = 7  # frames that are averaged; odd, so that one is in the middle
+    gamma: float = 2.2  # of the frames: light adds up in linear values; 1: they are linear
+    sigma: float = 0.5  # of the noise after the blur, in 0-255 units
+    quality: int = 0  # of the JPEG; 0: not compressed
 
     def __post_init__(self):
         checks = {
-            "sway": min(self.sway) >= 0,
-            "period": self.period > 0,
-            "zoom": abs(self.zoom) < 0.1,
-            "scale": 0 < self.scale <= 8,
-            "exposure": 0 <= self.exposure <= 1,
-            "visitor": self.visitor >= 0,
+            "first": self.first >= 0,
+            "count": self.count > 0 and self.count % 2 == 1,
+            "gamma": self.gamma > 0,
+            "sigma": self.sigma >= 0,
+            "quality": 0 <= self.quality <= 100,
         }
-        wrong = [name for name, fine in checks.items() if not fine]
-        if wrong:
-            raise ValueError(f"degrade.motion: out of range: {', '.join(wrong)}")
+        _refuse("motion", checks)
 
     @classmethod
-    def random(cls, rng: np.random.Generator) -> "Motion":
-        """A camera held by hand: now and then at rest, mostly by about a pixel a frame, at most by some twelve."""
-        still = rng.random() < 0.12
-        speed = 0.0 if still else 10 ** rng.uniform(-1, 1.1)
-        heading, away = rng.uniform(0, 2 * math.pi, 2)
-        visit = 10 ** rng.uniform(-0.5, 0.9)
+    def random(cls, rng: np.random.Generator, frames: int) -> "Motion":
+        """Three to thirteen of the frames that there are, in a row."""
+        count = 2 * int(rng.integers(1, 1 + max(1, min(6, (frames - 1) // 2)))) + 1 if frames > 2 else 1
         return cls(
-            drift=(speed * math.cos(heading), speed * math.sin(heading)),
-            sway=tuple((rng.uniform(0, 1.5, 2) * min(speed, 3)).tolist()),
-            period=rng.uniform(3, 20),
-            phase=rng.random(),
-            turn=0.0 if still else float(rng.normal(0, 0.4)),
-            zoom=0.0 if still else float(np.clip(rng.normal(0, 0.003), -0.02, 0.02)),
-            scale=rng.uniform(0.8, 1.6),
-            visitor=rng.uniform(0.2, 0.7) if rng.random() < 0.4 else 0.0,
-            visit=(visit * math.cos(away), visit * math.sin(away)),
+            first=int(rng.integers(frames - count + 1)),
+            count=count,
+            sigma=rng.uniform(0.0, 0.8),
+            quality=int(rng.integers(90, 100)) if rng.random() < 0.15 else 0,
         )
 
 
 class MotionResult(NamedTuple):
-    image: np.ndarray  # what the camera records, float32 [T, side, side, C] in [0, 1]
-    clean: np.ndarray  # what it sees in the middle of each exposure, float32 [T, side, side, C]
+    image: np.ndarray  # the blurred picture, float32 [H, W, C] or [H, W], not clipped unless compressed
+    clean: np.ndarray  # the frame in the middle of those averaged, float32
     parameters: Motion
 
 
 def motion(
-    image: np.ndarray,
-    frames: int,
-    side: int,
-    parameters: Motion | None = None,
-    *,
-    visitor: np.ndarray | None = None,
-    seed: int | np.random.Generator | None = None,
+    frames: np.ndarray, parameters: Motion | None = None, *, seed: int | np.random.Generator | None = None
 ) -> MotionResult:
-    """A clip of a moving part of a picture; beyond its borders the picture is taken as mirrored.
+    """Averages frames of a quick camera, in linear light, to what a slow one would have seen.
 
-    image: float [H, W, C] in [0, 1], C 1 or 3.  frames, side: of the clip, at least 1.  parameters: drawn from the
-    seed where not given.  visitor: a picture of as many channels, a disc of which passes where the parameters say so;
-    None: the picture itself, upside down.  seed: an integer makes the result repeatable; it also places the part.
-    Raises TypeError for integer images, ValueError for other shapes.
+    frames: float [T, H, W, C] or [T, H, W] in [0, 1], C 1 or 3.  parameters: drawn from the seed where not given.
+    seed: an integer makes the result repeatable.
+    Raises TypeError for integer frames, ValueError for other shapes and for fewer frames than are wanted.
     """
-    picture = checked("degrade.motion", image)
+    if frames.ndim not in (3, 4) or len(frames) == 0:
+        raise ValueError(f"degrade.motion: frames must be [T, H, W] or [T, H, W, 1 or 3], got {list(frames.shape)}")
     rng = np.random.default_rng(seed)
-    if parameters is None:
-        parameters = Motion.random(rng)
-    other = picture[::-1] if visitor is None else checked("degrade.motion", visitor)
-    start = [rng.uniform(0.2, 0.8) * size for size in (picture.shape[1], picture.shape[0])]
-    place = [rng.uniform(0.2, 0.8) * side for _ in range(2)]
-    times = np.arange(frames) - (frames - 1) / 2  # the part is in its place in the middle of the clip
-
-    def seen(time: float) -> np.ndarray:
-        frame = _view(picture, _camera(parameters, start, time, side), side)
-        return _with_visitor(frame, other, parameters, place, time) if parameters.visitor else frame
-
-    clean = np.stack([seen(time) for time in times])
-    if not parameters.exposure:
-        return MotionResult(clean, clean, parameters)
-    samples = 2 * math.ceil(SAMPLES * parameters.exposure / 2) + 1
-    instants = parameters.exposure * ((np.arange(samples) + 0.5) / samples - 0.5)
-    light = [np.mean([seen(time + instant) ** GAMMA for instant in instants], 0) for time in times]
-    return MotionResult(np.stack(light).astype(np.float32) ** np.float32(1 / GAMMA), clean, parameters)
+    p = Motion.random(rng, len(frames)) if parameters is None else parameters
+    if p.first + p.count > len(frames):
+        raise ValueError(f"degrade.motion: {p.count} frames from number {p.first} on are wanted, {len(frames)} there")
+    pictures = [checked("degrade.motion", frame) for frame in frames[p.first : p.first + p.count]]
+    light = np.mean([picture.clip(0, None) ** np.float32(p.gamma) for picture in pictures], axis=0)
+    blurred = _finished(light, p.gamma, p.sigma, p.quality, rng)
+    shape = frames.shape[1:]
+    return MotionResult(blurred.reshape(shape), pictures[p.count // 2].reshape(shape), p)
 
 
-def _camera(p: Motion, start: list[float], time: float, side: int) -> np.ndarray:
-    """From the result's pixels to the picture's: float64 [2, 3]."""
-    sway = math.sin(2 * math.pi * (time / p.period + p.phase)), math.sin(2 * math.pi * (time / p.period - p.phase) + 1)
-    scale = p.scale * (1 + p.zoom) ** time
-    angle = math.radians(p.turn * time)
-    turned = scale * np.array([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]])
-    moved = np.array(start) + p.scale * (np.array(p.drift) * time + np.array(p.sway) * sway)
-    middle = np.full(2, (side - 1) / 2)
-    return np.column_stack([turned, moved - turned @ middle])
+def _finished(light: np.ndarray, gamma: float, sigma: float, quality: int, rng: np.random.Generator) -> np.ndarray:
+    """From the light on the sensor to the picture that is kept: float32 [H, W, C]."""
+    picture = np.maximum(light, 0) ** np.float32(1 / gamma)
+    picture += rng.standard_normal(picture.shape, np.float32) * np.float32(sigma / 255)
+    return compressed(picture, quality)
 
 
-def _view(picture: np.ndarray, camera: np.ndarray, side: int) -> np.ndarray:
-    flags = cv2.INTER_CUBIC | cv2.WARP_INVERSE_MAP
-    seen = cv2.warpAffine(picture, camera, (side, side), flags=flags, borderMode=cv2.BORDER_REFLECT_101)
-    return seen.clip(0, 1).reshape(side, side, picture.shape[2])
-
-
-def _with_visitor(frame: np.ndarray, other: np.ndarray, p: Motion, place: list[float], time: float) -> np.ndarray:
-    """Puts the disc, whose content moves with it, over a frame."""
-    side = frame.shape[0]
-    x, y = (at + speed * time for at, speed in zip(place, p.visit, strict=True))
-    content = replace(p, drift=(0.0, 0.0), sway=(0.0, 0.0), turn=0.0, zoom=0.0)
-    camera = _camera(content, [other.shape[1] / 2, other.shape[0] / 2], 0.0, side)
-    camera[:, 2] += camera[:, :2] @ (np.array([side / 2, side / 2]) - (x, y))
-    rows, columns = np.ogrid[:side, :side]
-    inside = (p.visitor * side / 2 - np.hypot(columns - x, rows - y) + 0.5).clip(0, 1)  # a pixel of soft edge
-    share = inside[..., None].astype(np.float32)
-    return frame + share * (_view(np.ascontiguousarray(other), camera, side) - frame)
+def _refuse(name: str, checks: dict[str, bool]) -> None:
+    wrong = [key for key, fine in checks.items() if not fine]
+    if wrong:
+        raise ValueError(f"degrade.{name}: out of range: {', '.join(wrong)}")

@@ -2,23 +2,27 @@
 stay; these functions run them, fused where our kernels apply."""
 
 from fastrestore.layers import reach
-from fastrestore.layers.fused import chain, conv2d, conv_transpose2d
+from fastrestore.layers.fused import chain, channel_attention, conv2d, conv_transpose2d, layer_norm, window_attention
 from fastrestore.layers.norm import ChannelNorm
 from fastrestore.layers.padding import pad_to_multiple
+from fastrestore.layers.recurrent import ConvGRU, ConvLSTM
 from fastrestore.layers.residual import ResidualBlock
 from fastrestore.layers.sigma import sigma_map
 from fastrestore.layers.state import State, carried
 from fastrestore.layers.warp import warp
-from fastrestore.layers.windows import window_attention
 
 __all__ = [
     "ChannelNorm",
+    "ConvGRU",
+    "ConvLSTM",
     "ResidualBlock",
     "State",
     "carried",
     "chain",
+    "channel_attention",
     "conv2d",
     "conv_transpose2d",
+    "layer_norm",
     "pad_to_multiple",
     "reach",
     "sigma_map",

@@ -1,4 +1,4 @@
-"""Runs plain torch layers through the fused operators when those apply.
+"""Runs plain torch layers and functions through our operators when those apply.
 
 The fused path is taken for float32 tensors on the CPU outside of training and autocast: our kernels are the
 faster there.  Training and autocast take torch's own layers, whose bfloat16 backward pass ours do not have.
@@ -11,16 +11,17 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fastrestore import ops
+from fastrestore.ops.channel_attention import reference as channel_attention_reference
+from fastrestore.ops.layer_norm import reference as layer_norm_reference
+from fastrestore.ops.window_attention import reference as window_attention_reference
 
 
-def _fused(layer: nn.Module, x: Tensor) -> bool:
+def _apply(*tensors: Tensor) -> bool:
+    """Whether our kernels apply to these."""
     return (
-        x.device.type == "cpu"
-        and x.dtype == torch.float32
-        and layer.weight.dtype == torch.float32
+        all(tensor.device.type == "cpu" and tensor.dtype == torch.float32 for tensor in tensors)
         and not torch.is_grad_enabled()
         and not torch.is_autocast_enabled("cpu")
-        and getattr(layer, "padding_mode", "zeros") == "zeros"
     )
 
 
@@ -41,7 +42,7 @@ def conv2d(
     residual_first: bool = False,
 ) -> Tensor:
     """act(layer(x) [+ residual]) * scale [+ residual].  x: [N, C, H, W]; the arguments are ops.conv2d's."""
-    if _fused(layer, x):
+    if _apply(x, layer.weight) and layer.padding_mode == "zeros":
         return ops.conv2d(
             x,
             layer.weight,
@@ -98,3 +99,21 @@ def chain(layers: Iterable[nn.Module], x: Tensor) -> Tensor:
         else:
             x = layer(x)
     return x if pending is None else conv2d(pending, x)
+
+
+def layer_norm(x: Tensor, weight: Tensor, bias: Tensor | None, eps: float, centred: bool = True) -> Tensor:
+    """ops.layer_norm.  x: [N, C, H, W]."""
+    run = ops.layer_norm if _apply(x, weight) else layer_norm_reference
+    return run(x, weight, bias, eps, centred)
+
+
+def window_attention(qkv: Tensor, bias: Tensor, side: int, shift: int) -> Tensor:
+    """ops.window_attention.  qkv: [N, H, W, 3 C]."""
+    run = ops.window_attention if _apply(qkv, bias) else window_attention_reference
+    return run(qkv, bias, side, shift)
+
+
+def channel_attention(qkv: Tensor, temperature: Tensor) -> Tensor:
+    """ops.channel_attention.  qkv: [N, 3 C, H, W]."""
+    run = ops.channel_attention if _apply(qkv, temperature) else channel_attention_reference
+    return run(qkv, temperature)

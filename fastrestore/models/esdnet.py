@@ -34,13 +34,14 @@ class ESDNet(nn.Module):
 
     `scales` gives the results at full, half and quarter size, which the published training compares with the clean
     picture's.  As in the authors' test, sides that are no multiples of 32 get a border of the mean colour all
-    around.  The weights of the three scales come from means over the whole picture: no halo, and no plan
-    (`aten.adaptive_avg_pool2d`).
+    around, for which there is no plan.  The weights of the three scales come from means over the whole picture: no
+    halo.
     """
 
     Config = ESDNetConfig
     variants: ClassVar[dict[str, ESDNetConfig]] = {"esdnet": ESDNetConfig(), "esdnet-l": ESDNetConfig(blocks=2)}
     multiple_of = 32
+    pads_with = "a border of the mean colour"
     takes_sigma = False
     halo = None
 

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fastrestore.layers import ChannelNorm, conv2d, pad_to_multiple
+from fastrestore.ops.recompute import gradients
 
 EPS = 1e-6  # of the layer norm
 
@@ -32,8 +33,8 @@ class NAFNet(nn.Module):
     """forward(x) -> restored x.  x: [N, C, H, W] in [0, 1].
 
     Sides are padded with zeros at the bottom and right, as published.  The channel attention's mean is over the whole
-    picture; with `local`, three dozen windows in a row reach further than any tile.  So there is no halo.  No plan
-    expresses the layer norm (`aten.permute` and `aten.layer_norm`) or the mean (`aten.adaptive_avg_pool2d`).  Trained
+    picture; with `local`, for which there is no plan yet, three dozen windows in a row reach further than any tile.  So
+    there is no halo.  Trained
     weights need no change between training and test but `local`; dropout, which no published weights were trained with,
     is left out.
     """
@@ -47,6 +48,7 @@ class NAFNet(nn.Module):
     }
     takes_sigma = False
     halo = None
+    pads_with = "zero"
 
     def __init__(self, config: NAFNetConfig):
         super().__init__()
@@ -119,10 +121,36 @@ class _LocalMean(nn.Module):
         self.side = side
 
     def forward(self, x: Tensor) -> Tensor:
-        height, width = x.shape[2:]
-        if self.side >= height and self.side >= width:
-            return F.adaptive_avg_pool2d(x, 1)
-        return _running_mean(_running_mean(x, 3, min(self.side, width)), 2, min(self.side, height))
+        if self.side >= max(x.shape[2:]) and not torch.compiler.is_compiling():
+            return F.adaptive_avg_pool2d(x, 1)  # of all pixels at once; a trace holds for larger pictures too
+        return _local_mean(x, self.side)
+
+
+def local_mean(x: Tensor, side: int) -> Tensor:
+    """The mean of the window around each pixel, as _LocalMean has it."""
+    height, width = x.shape[2:]
+    if side >= height and side >= width:
+        return F.adaptive_avg_pool2d(x, 1).expand(x.shape)
+    return _running_mean(_running_mean(x, 3, min(side, width)), 2, min(side, height))
+
+
+# One operator to torch.export, whatever the size of the trace; plans have none for it.
+@torch.library.custom_op("fastrestore::local_mean", mutates_args=())
+def _local_mean(x: Tensor, side: int) -> Tensor:
+    return local_mean(x, side).contiguous()
+
+
+def _keep(ctx, inputs, output):
+    ctx.save_for_backward(inputs[0])
+    ctx.side = inputs[1]
+
+
+def _backward(ctx, grad):
+    return *gradients(local_mean, ctx.saved_tensors, (ctx.side,), ctx.needs_input_grad, grad), None
+
+
+_local_mean.register_fake(lambda x, side: torch.empty_like(x, memory_format=torch.contiguous_format))
+_local_mean.register_autograd(_backward, setup_context=_keep)
 
 
 def _running_mean(x: Tensor, axis: int, side: int) -> Tensor:

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fastrestore.layers import ChannelNorm, conv2d, pad_to_multiple
+from fastrestore.layers import ChannelNorm, channel_attention, conv2d, layer_norm, pad_to_multiple
 
 EPS = 1e-5  # of the layer norm
 
@@ -32,10 +32,8 @@ class Restormer(nn.Module):
     """forward(x) -> restored x.  x: [N, C, H, W] in [0, 1].
 
     Sides are padded by reflection at the bottom and right, as the authors' tests do.  The attention compares channels
-    over the whole picture: no halo.  No plan expresses the layer norm (`aten.permute` and `aten.layer_norm`, or
-    `aten.var` without bias) nor the attention (`aten.matmul`, `aten.softmax`).  Training and test run the same network;
-    the published training goes on to ever larger patches.  The variant for two pictures of a dual-pixel sensor is not
-    covered.
+    over the whole picture: no halo.  Training and test run the same network; the published training goes on to ever
+    larger patches.  The variant for two pictures of a dual-pixel sensor is not covered.
     """
 
     Config = RestormerConfig
@@ -47,6 +45,7 @@ class Restormer(nn.Module):
     multiple_of = 8
     takes_sigma = False
     halo = None
+    pads_with = "reflect"
 
     def __init__(self, config: RestormerConfig):
         super().__init__()
@@ -151,8 +150,7 @@ class _Scale(nn.Module):
         self.weight = nn.Parameter(torch.ones(width))
 
     def forward(self, x: Tensor) -> Tensor:
-        variance = x.var(1, keepdim=True, correction=0)
-        return x / (variance + EPS).sqrt() * self.weight[:, None, None]
+        return layer_norm(x, self.weight, None, EPS, centred=False)
 
 
 class _Attention(nn.Module):
@@ -168,12 +166,8 @@ class _Attention(nn.Module):
         self.project_out = nn.Conv2d(width, width, 1, bias=False)
 
     def forward(self, x: Tensor, residual: Tensor) -> Tensor:
-        count, width, height, columns = x.shape
-        parts = conv2d(self.qkv_dwconv, conv2d(self.qkv, x)).chunk(3, 1)
-        q, k, v = (part.reshape(count, len(self.temperature), -1, height * columns) for part in parts)
-        scores = F.normalize(q, dim=-1) @ F.normalize(k, dim=-1).transpose(-2, -1) * self.temperature
-        y = (scores.softmax(-1) @ v).reshape(count, width, height, columns)
-        return conv2d(self.project_out, y, residual=residual)
+        qkv = conv2d(self.qkv_dwconv, conv2d(self.qkv, x))
+        return conv2d(self.project_out, channel_attention(qkv, self.temperature.flatten()), residual=residual)
 
 
 class _FeedForward(nn.Module):

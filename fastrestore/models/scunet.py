@@ -30,9 +30,7 @@ class SCUNet(nn.Module):
 
     Sides are padded to whole windows of the coarsest level by repetition at the bottom and right, as the authors' code
     says.  Attention stays in its windows, whose grid begins at the picture's origin, so the halo is finite: 357 pixels
-    as published, so that the smallest tile has sides of 832.  No plan expresses the layer norm (`aten.permute` and
-    `aten.layer_norm`), the perceptrons (`aten.linear`) nor the attention (`aten.roll`,
-    `aten.scaled_dot_product_attention`).  Training and test run the same network.
+    as published.  Training and test run the same network.
     """
 
     Config = SCUNetConfig
@@ -131,7 +129,7 @@ class _Attention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         bias = self.relative_position_params.flatten(1)
-        return self.linear(window_attention(self.embedding_layer(x), bias, len(bias), self.side, self.shift))
+        return self.linear(window_attention(self.embedding_layer(x), bias, self.side, self.shift))
 
 
 def _run(layers: nn.Sequential, x: Tensor) -> Tensor:

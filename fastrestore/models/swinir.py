@@ -35,9 +35,8 @@ class SwinIR(nn.Module):
 
     Sides are padded to whole windows by reflection at the bottom and right, as the authors' network does (their test
     script mirrors the picture before).  Attention stays in its windows, whose grid begins at the picture's origin, so
-    the halo is finite.  No plan expresses the layer norm (`aten.permute` and `aten.layer_norm`), the perceptrons
-    (`aten.linear`) nor the attention (`aten.roll`, `aten.scaled_dot_product_attention`).  The published training drops
-    whole blocks at random (stochastic depth 0.1), which does nothing at test time and is left out.
+    the halo is finite.  The published training drops whole blocks at random (stochastic depth 0.1), which does nothing
+    at test time and is left out.
     """
 
     Config = SwinIRConfig
@@ -48,6 +47,7 @@ class SwinIR(nn.Module):
         "jpeg-gray": SwinIRConfig(channels=1, window=7, peak=255),
     }
     takes_sigma = False
+    pads_with = "reflect"
 
     def __init__(self, config: SwinIRConfig):
         super().__init__()
@@ -155,7 +155,7 @@ class _Attention(nn.Module):
 
     def forward(self, x: Tensor, shift: int) -> Tensor:
         bias = self.relative_position_bias_table.t()
-        return self.proj(window_attention(self.qkv(x), bias, len(bias), self.side, shift))
+        return self.proj(window_attention(self.qkv(x), bias, self.side, shift))
 
 
 class _Perceptron(nn.Module):

@@ -12,7 +12,8 @@ DEFAULTS: dict[str, Any] = {
     "weight": 0.01,  # of the generator's adversarial loss beside the recipe's loss
     "loss": "bce",  # or "hinge"
     "relativistic": True,  # is the clean one more real than the restored, on average, instead of: is this one real
-    "learning_rate": 2e-4,  # of the critic
+    "learning_rate": 2e-4,  # of the critic, which follows the recipe's schedule
+    "start": 0.0,  # share of the schedule after which the critic begins; before, only the recipe's loss counts
     "width": 32,  # of the critic's first layer
     "layers": 3,  # strided ones; each doubles the width
 }
@@ -43,6 +44,7 @@ def settings(asked: dict[str, Any]) -> dict[str, Any]:
         raise ValueError(f"unknown {', '.join(sorted(unknown))}")
     full = DEFAULTS | asked
     numbers = all(isinstance(full[key], int | float) and full[key] > 0 for key in ("weight", "learning_rate"))
+    numbers = numbers and isinstance(full["start"], int | float) and 0 <= full["start"] < 1
     counts = all(type(full[key]) is int and full[key] > 0 for key in ("width", "layers"))
     if not (numbers and counts and full["loss"] in ("bce", "hinge") and type(full["relativistic"]) is bool):
         raise ValueError("a value is of the wrong kind or size")

@@ -15,16 +15,18 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from fastrestore import models, zoo
+from fastrestore import checkpoint, models, zoo
 from fastrestore.data import ClipSampler, PairSampler, PatchSampler, load_pictures, make_pairs
 from fastrestore.errors import ModelError
 from fastrestore.train import sequences
 from fastrestore.train.adversarial import Critic
 from fastrestore.train.losses import weighted
 from fastrestore.train.recipe import Recipe, data_folders
+from fastrestore.train.validation import Validated, Validation
 
 Batch = tuple[Tensor, Tensor, Tensor | None]  # clean, degraded [N, C, H, W] channels-last, sigma [N] or None
-Report = Callable[[int, float, float], None]  # step, mean loss since the last report, steps a second
+# step, mean loss since the last report, steps a second, figures of the held pictures
+Report = Callable[[int, float, float, Validated | None], None]
 
 
 def train(
@@ -47,6 +49,7 @@ def train(
     pictures, skipped = load_pictures(data_folders(recipe, data), recipe.degradation.get("side", recipe.patch))
     for sentence in skipped:
         print(f"left out: {sentence}", file=sys.stderr)
+    validation = Validation(recipe, data, state / "validation.png") if recipe.validation else None
     batches = _batches(recipe, pictures, state)
     torch.manual_seed(recipe.seed)
     model, known = _initial_model(recipe)
@@ -64,8 +67,10 @@ def train(
             if not math.isfinite(mean):
                 raise ModelError(f"the loss is not finite after step {step}; the last state in {state} is good")
             run.save(step)
+            rate = len(losses) / (time.perf_counter() - since)
+            validated = validation(model, run.average) if validation else None
             if report:
-                report(step, mean, len(losses) / (time.perf_counter() - since))
+                report(step, mean, rate, validated)
             losses, since = [], time.perf_counter()
     model.load_state_dict(run.average)
     return model.eval()
@@ -92,19 +97,16 @@ def status(recipe: Recipe, state: Path) -> Status:
 
 
 def _initial_model(recipe: Recipe) -> tuple[nn.Module, set[str]]:
-    """The model to start from, and the names of its weights that recipe.init holds."""
+    """The recipe's model with random weights, or with those of its init, whose names come back with it; layers which
+    that one lacks begin anew."""
     model = models.create(recipe.architecture, **recipe.config)
-    if not recipe.init:
-        return model, set()
-    start = zoo.load(recipe.init)
-    if type(start) is type(model) and start.config != model.config:
-        raise ModelError(f"{recipe.init} holds {start.config}, the recipe wants {model.config}")
-    weights, known = model.state_dict(), start.state_dict()
-    for name, value in known.items():  # a smaller architecture holds some of the weights
-        if name not in weights or weights[name].shape != value.shape:
-            raise ModelError(f"{recipe.init}: its tensor {name} does not fit {recipe.architecture}")
-    model.load_state_dict(weights | known)
-    return model, set(known)
+    known: dict[str, Tensor] = {}
+    if recipe.init:
+        known = zoo.load(recipe.init).state_dict()
+        own = model.state_dict()
+        checkpoint.match(recipe.init, {name: tuple(value.shape) for name, value in (own | known).items()}, model)
+        model.load_state_dict(own | known)
+    return model.train(), set(known)
 
 
 class _Run:
@@ -137,7 +139,9 @@ class _Run:
 
     def step(self, step: int, batch: Batch) -> Tensor:
         recipe = self.recipe
-        rate = _learning_rate(recipe, step, self.progress(step))
+        progress = self.progress(step)
+        rate = _learning_rate(recipe, step, progress)
+        critic = self.critic if self.critic and progress >= self.critic.settings["start"] else None
         for group in self.optimiser.param_groups:
             group["lr"] = rate * group["factor"]
         self.optimiser.zero_grad(set_to_none=True)
@@ -145,7 +149,7 @@ class _Run:
             bfloat16 = recipe.precision == "bfloat16"
             loss = sequences.learn(self.model, batch, self.loss, recipe.truncate, recipe.judged, bfloat16)
         else:
-            loss = self._learn(batch, rate)
+            loss = self._learn(batch, rate, critic)
         nn.utils.clip_grad_norm_(self.parameters, recipe.clip)
         self.optimiser.step()
         decay = min(recipe.ema, (step + 1) / (step + 101))  # short memory at first, so that the start is forgotten
@@ -153,22 +157,22 @@ class _Run:
             torch._foreach_lerp_(list(self.average.values()), self.parameters, 1 - decay)
         return loss
 
-    def _learn(self, batch: Batch, rate: float) -> Tensor:
+    def _learn(self, batch: Batch, rate: float, critic: Critic | None) -> Tensor:
         """Adds the gradients of a batch of pictures to the parameters', and returns the loss, detached."""
         recipe = self.recipe
         clean, degraded, sigma = batch
         with torch.autocast(clean.device.type, torch.bfloat16, enabled=recipe.precision == "bfloat16"):
             restored = self.model(degraded, sigma) if self.model.takes_sigma else self.model(degraded)
             restored = restored.float()
-            if self.critic:
-                self.critic.learn(clean, restored.detach(), rate / recipe.learning_rate)
-            verdict = self.critic.judge(clean, restored) if self.critic else 0.0
+            if critic:
+                critic.learn(clean, restored.detach(), rate / recipe.learning_rate)
+            verdict = critic.judge(clean, restored) if critic else 0.0
         loss = self.loss(restored, clean) + verdict
         loss.backward()
         return loss.detach()
 
     def _identity(self) -> str:
-        values = {k: v for k, v in vars(self.recipe).items() if k not in ("save_every", "budget_minutes")}
+        values = {k: v for k, v in vars(self.recipe).items() if k not in ("save_every", "budget_minutes", "validation")}
         for key, default in (
             ("init", ""),
             ("loss", "l1"),
@@ -194,7 +198,7 @@ class _Run:
                 f"exp_avg/{name}": moments["exp_avg"].contiguous(),
                 f"exp_avg_sq/{name}": moments["exp_avg_sq"].contiguous(),
             }
-        if self.critic:
+        if self.critic and self.critic.optimiser.state:  # it has begun
             tensors |= _critic_state(self.critic)
         self.folder.mkdir(parents=True, exist_ok=True)
         partial = self.folder / "state.partial"
@@ -224,8 +228,8 @@ class _Run:
                     "exp_avg": torch.empty_like(parameter).copy_(tensors[f"exp_avg/{name}"]),
                     "exp_avg_sq": torch.empty_like(parameter).copy_(tensors[f"exp_avg_sq/{name}"]),
                 }
-            if self.critic:
-                _restore_critic(self.critic, tensors, step)
+            if self.critic and any(name.startswith("critic/") for name in tensors):
+                _restore_critic(self.critic, tensors)
         return step
 
 
@@ -233,19 +237,19 @@ def _critic_state(critic: Critic) -> dict[str, Tensor]:
     """Weights, the vectors of the spectral norm, and the optimiser's moments."""
     tensors = {f"critic/{name}": value.contiguous() for name, value in critic.module.state_dict().items()}
     for name, parameter in critic.module.named_parameters():
-        for moment in ("exp_avg", "exp_avg_sq"):
+        for moment in ("step", "exp_avg", "exp_avg_sq"):
             tensors[f"critic {moment}/{name}"] = critic.optimiser.state[parameter][moment].contiguous()
     return tensors
 
 
-def _restore_critic(critic: Critic, tensors: dict[str, Tensor], step: int) -> None:
+def _restore_critic(critic: Critic, tensors: dict[str, Tensor]) -> None:
     for name, value in critic.module.state_dict().items():
         value.copy_(tensors[f"critic/{name}"])
     for name, parameter in critic.module.named_parameters():
         moments = {key: torch.empty_like(parameter) for key in ("exp_avg", "exp_avg_sq")}
         for key, moment in moments.items():
             moment.copy_(tensors[f"critic {key}/{name}"])
-        critic.optimiser.state[parameter] = {"step": torch.tensor(float(step)), **moments}
+        critic.optimiser.state[parameter] = {"step": tensors[f"critic step/{name}"], **moments}
 
 
 def _learning_rate(recipe: Recipe, step: int, progress: float) -> float:

@@ -56,6 +56,9 @@ class Recipe:
     # Where above 0 the schedule is cut short so that it ends after so long, resumptions counted together.  Such a run
     # can be resumed as well, but its weights depend on the machine's speed.
     budget_minutes: float = 0.0
+    # A folder of held pictures, like folders: some of them are restored at every saved state, measured, and shown in
+    # the state's validation.png; "": none.
+    validation: str = ""
     licence: str = ""  # of the training data, for the card
 
     def __post_init__(self):
@@ -147,16 +150,18 @@ def _fits(value: Any, kind: Any) -> bool:
     return isinstance(value, (int, float) if origin is float else origin)
 
 
+def data_folder(folder: str, data: Path | None) -> Path:
+    """A recipe's folder with $DATA filled in.  Raises ModelError for one that does not exist."""
+    if "$DATA" in folder:
+        base = data or (Path(os.environ["FASTRESTORE_DATA"]) if "FASTRESTORE_DATA" in os.environ else None)
+        if base is None:
+            raise ModelError("the recipe needs a data folder: pass --data or set FASTRESTORE_DATA")
+        folder = folder.replace("$DATA", str(base))
+    if not Path(folder).is_dir():
+        raise ModelError(f"training folder {folder} does not exist")
+    return Path(folder)
+
+
 def data_folders(recipe: Recipe, data: Path | None) -> list[Path]:
-    """The recipe's folders with $DATA filled in.  Raises ModelError for one that does not exist."""
-    found = []
-    for folder in recipe.folders:
-        if "$DATA" in folder:
-            base = data or (Path(os.environ["FASTRESTORE_DATA"]) if "FASTRESTORE_DATA" in os.environ else None)
-            if base is None:
-                raise ModelError("the recipe needs a data folder: pass --data or set FASTRESTORE_DATA")
-            folder = folder.replace("$DATA", str(base))
-        if not Path(folder).is_dir():
-            raise ModelError(f"training folder {folder} does not exist")
-        found.append(Path(folder))
-    return found
+    """The recipe's folders of training pictures, by data_folder."""
+    return [data_folder(folder, data) for folder in recipe.folders]

@@ -1,72 +1,104 @@
-"""Clips from still pictures."""
+"""Turns and averaged frames: blur that differs over the picture, light that adds up in linear values."""
 
 import dataclasses
 
-import cv2
 import numpy as np
 import pytest
 
-from fastrestore import align, degrade
-from fastrestore.degrade import Motion
+from fastrestore.degrade import Motion, Turn, motion, turn
+
+PLAIN = Turn(gamma=1.0, sigma=0.0)
 
 
-@pytest.fixture(scope="module")
-def picture():
-    rng = np.random.default_rng(0)
-    return cv2.resize(rng.random((40, 50, 3), np.float32), (200, 160), interpolation=cv2.INTER_CUBIC).clip(0, 1)
+def points(side=101, step=20):
+    """Single bright pixels on black."""
+    picture = np.zeros((side, side), np.float32)
+    picture[step // 2 :: step, step // 2 :: step] = 1
+    return picture
 
 
-STILL = Motion(drift=(0.0, 0.0))
+def spread(blurred, y, x, reach=10):
+    """Deviation of the light around a point, in pixels."""
+    part = blurred[y - reach : y + reach + 1, x - reach : x + reach + 1].astype(np.float64).clip(0, None)
+    v, u = np.mgrid[-reach : reach + 1, -reach : reach + 1]
+    part = part / part.sum()
+    centre = (part * v).sum(), (part * u).sum()
+    return np.sqrt((part * ((v - centre[0]) ** 2 + (u - centre[1]) ** 2)).sum())
 
 
-def test_a_clip_is_repeatable_and_in_range(picture):
-    a, b = (degrade.motion(picture, 6, 64, seed=3) for _ in range(2))
-    assert np.array_equal(a.image, b.image)
-    assert a.parameters == b.parameters
-    assert a.clean.shape == (6, 64, 64, 3)
-    assert a.clean.dtype == np.float32
-    assert 0 <= a.clean.min() <= a.clean.max() <= 1
-    assert not np.array_equal(a.clean, degrade.motion(picture, 6, 64, seed=4).clean)
+def test_a_turn_blurs_the_corners_most_and_the_middle_least():
+    parameters = dataclasses.replace(PLAIN, size=0.01, angle=6.0)
+    result = turn(points(), parameters, seed=0)
+    middle, edge, corner = (spread(result.image, y, x) for y, x in ((50, 50), (50, 90), (90, 90)))
+    assert middle < 0.7 < edge < corner
+    # A point at a distance r moves by r times the roll, in radians.
+    expected = np.deg2rad(result.roll.std()) * 40
+    assert edge == pytest.approx(expected, rel=0.25)
 
 
-@pytest.mark.parametrize("drift", [(3.0, 0.0), (-1.5, 2.25)], ids=str)
-def test_the_content_moves_as_the_parameters_say(picture, drift):
-    made = degrade.motion(picture, 3, 96, dataclasses.replace(STILL, drift=drift), seed=0)
-    outlines = [align.outline(frame) for frame in made.clean]
-    flow = align.flow(outlines[1], outlines[0])[24:-24, 24:-24]
-    assert np.abs(np.median(flow.reshape(-1, 2), 0) - drift).max() < 0.2
+def test_without_an_angle_it_is_the_same_everywhere():
+    result = turn(points(), dataclasses.replace(PLAIN, size=8.0, angle=0.0), seed=1)
+    np.testing.assert_allclose(result.image[40:60, 40:60], result.image[60:80, 20:40], atol=1e-5)
+    assert np.all(result.roll == 0)
+    assert spread(result.image, 50, 50) == pytest.approx(np.sqrt((np.abs(result.way) ** 2).mean()), rel=0.15)
 
 
-def test_a_still_camera_and_whole_pixels_are_exact(picture):
-    made = degrade.motion(picture, 3, 64, STILL, seed=0).clean
-    assert np.array_equal(made[0], made[1])
-    assert np.array_equal(made[1], made[2])
-    moved = degrade.motion(picture, 3, 64, dataclasses.replace(STILL, drift=(2.0, 1.0)), seed=0).clean
-    np.testing.assert_allclose(moved[1][:-1, :-2], moved[0][1:, 2:], atol=2e-3)
+def test_light_is_kept_and_adds_up_in_linear_values():
+    flat = np.full((30, 40, 3), 0.4, np.float32)
+    for gamma in (1.0, 2.2):
+        result = turn(flat, dataclasses.replace(PLAIN, gamma=gamma, size=9.0), seed=2)
+        np.testing.assert_allclose(result.image, 0.4, atol=1e-5)
+    result = turn(points(), dataclasses.replace(PLAIN, size=4.0, angle=0.0), seed=3)
+    assert result.image[41:60, 41:60].sum() == pytest.approx(1, rel=0.02)
 
 
-def test_an_open_shutter_blurs_along_the_motion_and_keeps_the_light(picture):
-    parameters = dataclasses.replace(STILL, drift=(8.0, 0.0), exposure=1.0)
-    made = degrade.motion(picture, 3, 96, parameters, seed=0)
-    across = [np.abs(np.diff(part, axis=2)).mean() for part in (made.image, made.clean)]
-    assert across[0] < 0.6 * across[1]
-    assert ((made.image**2.2).mean() / (made.clean**2.2).mean()) == pytest.approx(1, abs=0.02)
-    still = degrade.motion(picture, 2, 64, dataclasses.replace(STILL, exposure=1.0), seed=0)
-    np.testing.assert_allclose(still.image, still.clean, atol=1e-4)
+def test_a_seed_repeats_a_turn():
+    picture = np.random.default_rng(0).random((20, 31, 3))
+    first, again, other = (turn(picture, seed=seed) for seed in (4, 4, 5))
+    np.testing.assert_array_equal(first.image, again.image)
+    assert first.parameters == again.parameters != other.parameters
+    assert first.image.shape == first.clean.shape == picture.shape
+    assert turn(picture[:1, :1, 0], seed=0).image.shape == (1, 1)
 
 
-def test_a_visitor_passes(picture):
-    parameters = dataclasses.replace(STILL, visitor=0.4, visit=(5.0, 0.0))
-    with_it, without = (degrade.motion(picture, 4, 80, p, seed=0).clean for p in (parameters, STILL))
-    covered = (np.abs(with_it - without).max(3) > 1e-3).mean((1, 2))
-    assert (covered > 0.03).all()
-    assert (covered < 0.2).all()
-    assert not np.array_equal(with_it[0], with_it[3])
+def frames(count=9):
+    """A bright square that moves by a pixel a frame: [count, 12, 30]."""
+    made = np.zeros((count, 12, 30), np.float32)
+    for i, frame in enumerate(made):
+        frame[4:8, 5 + i : 10 + i] = 1
+    return made
 
 
-def test_what_is_refused(picture):
-    with pytest.raises(TypeError, match="float"):
-        degrade.motion((picture * 255).astype(np.uint8), 3, 32)
-    for wrong in ({"exposure": 1.5}, {"period": 0.0}, {"scale": 9.0}, {"zoom": 0.5}):
-        with pytest.raises(ValueError, match=next(iter(wrong))):
-            Motion(**wrong)
+def test_motion_is_the_mean_of_the_frames_in_linear_light():
+    parameters = Motion(first=2, count=3, gamma=2.0, sigma=0.0)
+    result = motion(frames(), parameters)
+    np.testing.assert_allclose(result.image**2, frames()[2:5].mean(0), atol=1e-6)
+    np.testing.assert_array_equal(result.clean, frames()[3])
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 4, 30])
+def test_drawn_motion_fits_the_frames(count):
+    drawn = [motion(frames(count)[..., None], seed=seed).parameters for seed in range(60)]
+    assert all(p.count % 2 == 1 and p.first + p.count <= count for p in drawn)
+    assert {p.count for p in drawn} == ({1} if count < 3 else {3} if count < 5 else {3, 5, 7, 9, 11, 13})
+    colour = np.repeat(frames(count)[..., None], 3, -1)
+    first, again = (motion(colour, seed=1).image for _ in range(2))
+    np.testing.assert_array_equal(first, again)
+    assert first.shape == colour.shape[1:]
+
+
+def test_what_is_refused():
+    with pytest.raises(TypeError, match="uint8"):
+        motion(np.zeros((3, 4, 4), np.uint8))
+    with pytest.raises(ValueError, match="frames must be"):
+        motion(np.zeros((4, 4)))
+    with pytest.raises(ValueError, match="5 frames from number 2 on are wanted, 6 there"):
+        motion(np.zeros((6, 4, 4)), Motion(first=2, count=5))
+    with pytest.raises(TypeError, match="uint8"):
+        turn(np.zeros((4, 4), np.uint8))
+    for change in [{"size": 0.0}, {"angle": -1.0}, {"angle": 90.0}, {"sigma": -1.0}, {"quality": 101}]:
+        with pytest.raises(ValueError, match=r"degrade\.turn"):
+            Turn(**change)
+    for change in [{"count": 2}, {"count": 0}, {"first": -1}, {"gamma": 0.0}]:
+        with pytest.raises(ValueError, match=r"degrade\.motion"):
+            Motion(**change)

@@ -32,6 +32,8 @@ CASES = [
     ("unet", {"widths": (2, 3), "blocks": 1}),
     ("unet", {"widths": (2, 2, 3), "blocks": 2}),
     ("unet", {"widths": (2, 3), "blocks": 1, "sigma": False, "gain": True}),
+    ("unet", {"widths": (2, 2), "blocks": 1, "window": 4, "head_width": 1}),
+    ("unet", {"widths": (2, 2, 2), "blocks": 3, "sigma": False, "window": 2, "head_width": 2}),
 ]
 
 

@@ -30,6 +30,11 @@ def _calls(name: str, x: torch.Tensor) -> list[tuple]:
         "pixel_unshuffle": [(x, 1), (x, 2)],
         "from_pixels": [(image,), (image.half(),), (image.to(torch.uint8),), (image.to(torch.uint16),)],
         "to_pixels": [(x, torch.uint8, True), (x, torch.float16, True), (x, torch.float32, False)],
+        "window_attention": [(torch.randn(2, 6, 4, 12), torch.randn(2, 9), 2, shift) for shift in (0, 1)],
+        "layer_norm": [(x, torch.randn(4), torch.randn(4), 1e-5, True), (x, torch.randn(4), None, 1e-5, False)],
+        "channel_attention": [(torch.randn(2, 12, 3, 4), torch.randn(2))],
+        "local_mean": [(x, 3)],
+        "warp": [(x, torch.randn(2, 2, 6, 4))],
     }[name]
 
 

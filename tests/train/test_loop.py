@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from fastrestore import checkpoint, metrics
 from fastrestore.degrade import KINDS
 from fastrestore.errors import ImageError, ModelError
 from fastrestore.train import Recipe, train
@@ -109,10 +110,59 @@ def test_a_budget_ends_the_schedule(recipe, tmp_path):
 def test_training_lowers_the_loss(recipe, tmp_path):
     losses = []
     recipe = dataclasses.replace(recipe, steps=120, save_every=20, learning_rate=1e-2, precision="float32")
-    model = train(recipe, tmp_path / "state", report=lambda step, loss, rate: losses.append((step, loss)))
+    model = train(recipe, tmp_path / "state", report=lambda step, loss, *_: losses.append((step, loss)))
     assert [step for step, _ in losses] == [20, 40, 60, 80, 100, 120]
     assert losses[-1][1] < 0.8 * losses[0][1]
     assert not model.training
+
+
+def test_training_goes_on_from_a_models_weights_and_new_layers_begin_anew(recipe, tmp_path):
+    first = train(recipe, tmp_path / "first")
+    init = tmp_path / "first.safetensors"
+    checkpoint.save(first, init)
+    still = dataclasses.replace(recipe, init=str(init), steps=1, learning_rate=1e-9)
+    assert all(
+        torch.allclose(value, first.state_dict()[name], atol=1e-7)
+        for name, value in train(still, tmp_path / "still").state_dict().items()
+    )
+    attentive = dataclasses.replace(still, config=recipe.config | {"window": 4, "head_width": 4})
+    second = train(attentive, tmp_path / "second").state_dict()
+    assert all(torch.allclose(value, second[name], atol=1e-7) for name, value in first.state_dict().items())
+    assert "middle.0.attention.qkv.weight" in second.keys() - first.state_dict().keys()
+    for config, words in (({"blocks": 1, "widths": (8,)}, "no tensor"), ({"blocks": 1, "widths": (8, 16)}, "wants")):
+        with pytest.raises(ModelError, match=words):
+            train(dataclasses.replace(still, config=config), tmp_path / "other")
+
+
+@pytest.mark.parametrize("degradation", [{}, {"kind": "blur", "variants": 1, "side": 24}], ids=["noise", "blur"])
+def test_held_pictures_are_measured_and_shown_and_change_nothing(recipe, folder, tmp_path, degradation):
+    config = recipe.config | {"sigma": not degradation}
+    recipe = dataclasses.replace(recipe, degradation=degradation, config=config)
+    plain = weights(train(recipe, tmp_path / "state"))
+    held = tmp_path / "held"
+    held.mkdir()
+    cv2.imwrite(str(held / "a.png"), cv2.resize(cv2.imread(str(folder / "0.png")), (250, 240)))
+    figures = []
+    recipe = dataclasses.replace(recipe, validation=str(held))
+    shown = train(recipe, tmp_path / "shown", report=lambda *report: figures.append(report[-1]))
+    assert same(plain, weights(shown))
+    assert len(figures) == 3
+    sheet = cv2.imread(str(tmp_path / "shown" / "validation.png"))[..., ::-1]
+    degraded, restored, clean = np.split(sheet, 3, 1)
+    assert figures[-1].psnr == pytest.approx(metrics.psnr(restored, clean))
+    assert figures[-1].input_ssim == pytest.approx(metrics.ssim(degraded, clean))
+    assert np.isfinite([figures[0].psnr, figures[0].input_psnr]).all()
+
+
+@pytest.mark.parametrize("start", [0.5, 0.9])
+def test_a_critic_that_starts_late_resumes_too(recipe, tmp_path, start):
+    plain = weights(train(recipe, tmp_path / "plain"))
+    recipe = dataclasses.replace(recipe, adversarial={"weight": 0.1, "width": 4, "layers": 2, "start": start})
+    whole = weights(train(recipe, tmp_path / "whole"))
+    for stop in (4, 4, None):  # before it starts, and after
+        parts = weights(train(recipe, tmp_path / "parts", stop_after=stop))
+    assert same(whole, parts)
+    assert not same(whole, plain)
 
 
 def test_a_nan_loss_stops_by_name_and_keeps_the_last_good_state(recipe, tmp_path, monkeypatch):

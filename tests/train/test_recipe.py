@@ -63,6 +63,7 @@ def test_lists_become_tuples(recipe):
         (GOOD + "budget_minutes = -1", "budget_minutes"),
         (GOOD + 'adversarial = { loss = "wgan" }', "adversarial"),
         (GOOD + "adversarial = { weight = 0 }", "adversarial"),
+        (GOOD + "adversarial = { start = 1.0 }", "adversarial"),
         (GOOD + "adversarial = { depth = 3 }", "adversarial: unknown depth"),
         (GOOD + 'degradation = { kind = "rain", variants = 1, side = 64 }', "degradation"),
         (GOOD + 'degradation = { kind = "blur", variants = 1 }', "degradation"),

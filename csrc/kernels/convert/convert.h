@@ -11,12 +11,13 @@
 
 #include "base/bfloat16.h"
 #include "base/isa.h"
+#include "base/levels.h"
 
 namespace fr {
 
 enum class Pixel : int32_t { u8, u16, f16, f32 };
 
-int64_t pixel_bytes(Pixel type);
+constexpr int64_t pixel_bytes(Pixel type) { return type == Pixel::u8 ? 1 : type == Pixel::f32 ? 4 : 2; }
 
 // image: `pixels` pixels of image_channels; out: pixels of out_pitch floats, of which `channels` are written and
 // those up to out_pitch set to 0. image_channels == channels, or 1.
@@ -34,6 +35,8 @@ struct ConvertKernels {
   ConvertOutFn* out[4];
   void (*widen)(const Bf16* in, float* out, int64_t values);   // exact
   void (*narrow)(const float* in, Bf16* out, int64_t values);  // to nearest even, NaN made quiet
+  void (*widen_levels)(const uint8_t* in, float* out, int64_t values, Levels levels);
+  void (*narrow_levels)(const float* in, uint8_t* out, int64_t values, Levels levels);  // to nearest even
 };
 #define FR_KERNEL(name, isa) extern const ConvertKernels name;
 #include "kernels/convert/kernels.inc"

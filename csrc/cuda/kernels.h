@@ -1,0 +1,153 @@
+// GPU kernels, one fused operation each, on raw device pointers and a stream. None allocates, waits for the device or
+// keeps anything, so all may be captured into a CUDA graph. Plain C++: no CUDA header is needed to call them.
+//
+// Images are NHWC. A pixel's channels are padded to a multiple of 8, its pitch and every other pitch is a multiple of
+// 8 values, and data is aligned to 16 bytes. Padding channels of an input may hold anything finite; those of an output
+// become 0. An output must not overlap an input, unless a kernel says so.
+//
+// Each throws std::invalid_argument for what it cannot do, NoDevice where there is no GPU, CudaError where the runtime
+// reports one. Sums are float32 whatever the type.
+#pragma once
+#include <cstdint>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include "kernels/activation/activation.h"
+#include "kernels/conv2d/conv2d.h"
+#include "kernels/convert/convert.h"
+#include "kernels/pool/pool.h"
+
+namespace fr::cuda {
+
+class NoDevice : public std::runtime_error {
+ public:
+  explicit NoDevice(const std::string& why) : std::runtime_error("no usable CUDA device: " + why) {}
+};
+class CudaError : public std::runtime_error {
+ public:
+  using std::runtime_error::runtime_error;
+};
+
+using Stream = void*;  // a cudaStream_t; null: the default stream
+
+enum class Type : int32_t { f16, bf16, f32 };
+constexpr int64_t type_bytes(Type type) { return type == Type::f32 ? 4 : 2; }
+
+struct Device {
+  int capability = 0;  // 10 * major + minor
+  int processors = 0;
+  int64_t shared_limit = 0;  // bytes of shared memory that one block may ask for
+};
+Device current_device();
+int device_count();  // throws NoDevice rather than returning 0
+
+template <class Data>
+struct ImagesOf {
+  Data* data = nullptr;
+  int64_t image_pitch = 0, row_pitch = 0, pixel_pitch = 0;  // in values
+};
+using Images = ImagesOf<void>;
+using ConstImages = ImagesOf<const void>;
+
+struct Extent {
+  int64_t images = 0, height = 0, width = 0, channels = 0;
+  constexpr int64_t pixels() const { return images * height * width; }
+};
+
+// What stands in for pixels outside of an image. reflect: ... 2 1 | 0 1 2 ...; clamp: ... 0 0 | 0 1 2 ...
+enum class Edge : int32_t { zero, reflect, clamp };
+
+// Convolution: y = act(conv(x, w) + bias [+ r]) * scale [+ r], as kernels/conv2d/conv2d.h says it.
+//
+//   conv3x3      stride 1, padding 1, up to 96 input channels, tensor cores: the tile and its halo in shared memory
+//   conv3x3_tma  the same for sm_90a (wgmma, TMA), 64 to 64 channels
+//   implicit     anything dense, tensor cores; groups as zeros in dense weights
+//   depthwise    as many groups as channels, in and out
+//   plain        float32
+enum class ConvPath : int32_t { conv3x3, conv3x3_tma, implicit, depthwise, plain };
+constexpr int kConvPaths = 5;
+const char* conv_path_name(ConvPath path);
+
+struct Convolution {
+  ConvSpec spec;
+  bool transposed = false;  // then the spec's kernel, stride and padding are those of the transposed convolution
+  Edge edge = Edge::zero;
+  Type type = Type::f16;
+  Extent in, out;
+  ConstImages x, residual;  // residual: of the output's extent; unused when spec.residual is none
+  Images y;
+  const void* weight = nullptr;  // as pack_conv_weights leaves it, on the device
+  const float* bias = nullptr;   // [out channels], or null
+};
+
+// The fastest path that can do this convolution on this device. Throws std::invalid_argument if there is none.
+ConvPath choose_conv_path(const Convolution& conv, const Device& device);
+bool conv_path_supports(const Convolution& conv, ConvPath path, const Device& device);
+
+// weight: [out][in / groups][kernel_h][kernel_w], transposed [in][out / groups][kernel_h][kernel_w].
+// The result, in values of the type: [kernel_h * kernel_w][out][in], both padded with zeros to multiples of 16;
+// depthwise: [kernel_h * kernel_w][channels], padded to a multiple of 8.
+std::vector<uint8_t> pack_conv_weights(const ConvSpec& spec, bool transposed, Type type, const float* weight);
+
+void convolve(const Convolution& conv, ConvPath path, Stream stream);
+
+// out[y * r + i][x * r + j][c] = packed[y][x][(c * r + i) * r + j]; `in` is the extent of x.
+void pixel_shuffle(Type type, const ConstImages& x, const Extent& in, int64_t r, const Images& y, Stream stream);
+void pixel_unshuffle(Type type, const ConstImages& x, const Extent& in, int64_t r, const Images& y, Stream stream);
+
+// A picture in the caller's memory, rows of interleaved pixels.
+struct PictureRows {
+  Pixel type = Pixel::f32;
+  int64_t height = 0, width = 0, channels = 0, row_bytes = 0;
+};
+
+// Rows [top, top + out.height) and columns [left, left + out.width) of a picture, converted as kernels/convert does;
+// outside of it what `edge` says. out.channels are the picture's, or any where the picture has 1.
+void gather_tile(const PictureRows& picture, const void* pixels, int64_t top, int64_t left, Edge edge, Type type,
+                 const Extent& out, const Images& y, Stream stream);
+
+// How one tile's weight falls off towards its neighbours: within `ramp` pixels of a side that has one, as a raised
+// cosine, so that two tiles that overlap by `ramp` pixels sum to 1.
+struct TileWeight {
+  int64_t ramp_top = 0, ramp_bottom = 0, ramp_left = 0, ramp_right = 0;
+};
+
+// sums[y][x][c] += weight * x over the tile, at (top, left) of a float32 image of width `width` and in.channels.
+void blend_tile(Type type, const ConstImages& x, const Extent& in, const TileWeight& weight, float* sums, int64_t width,
+                int64_t top, int64_t left, Stream stream);
+
+// Writes restored pixels at (top, left) of a picture: v = image + strength * (restored - image), clipped and converted
+// as kernels/convert does. Adds to *non_finite (on the device) how many restored values were NaN or infinite.
+void store_tile(Type type, const ConstImages& x, const Extent& in, const PictureRows& picture, const void* image,
+                void* out, int64_t top, int64_t left, float strength, bool clip, unsigned long long* non_finite,
+                Stream stream);
+
+// y = (x - mean) / sqrt(variance + epsilon) * scale + shift over a pixel's channels; without mean (bias-free norm of
+// Restormer): y = x / sqrt(variance + epsilon) * scale. scale, shift: float32 [channels]; shift may be null.
+struct LayerNorm {
+  const float* scale = nullptr;
+  const float* shift = nullptr;
+  float epsilon = 1e-6f;
+  bool subtract_mean = true;
+};
+void layer_norm(Type type, const LayerNorm& norm, const ConstImages& x, const Extent& in, const Images& y,
+                Stream stream);
+
+// y[c] = act(x[c]) * x[c + out.channels]; act is the identity (NAFNet's gate) or gelu (Restormer's).
+void gate(Type type, bool gelu, const ConstImages& x, const Extent& out, const Images& y, Stream stream);
+
+// Attention of each pixel to those of its window of side x side pixels (side at most 8).
+//
+// qkv: 3 * heads * head_channels channels, q, k and v one after the other, each by head; head_channels at most 32 and a
+// multiple of 2. bias: float32 [heads][(2 side - 1)^2], added to the scores by the pixels' distance; null: none. The
+// grid of windows is shifted by `shift`, and the smaller windows that this leaves at the edges keep to themselves.
+struct WindowAttention {
+  int64_t heads = 1, head_channels = 0, side = 8, shift = 0;
+  float scale = 1.0f;  // of q * k
+  const float* bias = nullptr;
+};
+void window_attention(Type type, const WindowAttention& attention, const ConstImages& qkv, const Extent& out,
+                      const Images& y, Stream stream);
+
+}  // namespace fr::cuda

@@ -1,0 +1,3 @@
+#define FR_ISA avx2
+#include "kernels/partial_sum/simd_impl.h"
+void fr::partial_sum_avx2(const PartialSum& sum) { FR_ISA::partial_sum(sum); }

@@ -1,0 +1,199 @@
+// fastrestore._C.cuda: the GPU kernels, for fastrestore/ops. Tensors come as addresses with their sizes and pitches, in
+// values; the stream as the number that torch knows it by.
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include <array>
+#include <optional>
+#include <string>
+
+#include "cuda/kernels.h"
+#include "python/gil.h"
+
+namespace py = pybind11;
+using namespace py::literals;
+
+namespace fr::cuda {
+namespace {
+
+using Address = uintptr_t;
+using Pair = std::array<int64_t, 2>;  // along height, along width
+
+// A batch of NHWC images on the device.
+struct Tensor {
+  Address data;
+  Extent extent;
+  std::array<int64_t, 3> pitch;
+
+  ConstImages in() const { return {reinterpret_cast<const void*>(data), pitch[0], pitch[1], pitch[2]}; }
+  Images out() const { return {reinterpret_cast<void*>(data), pitch[0], pitch[1], pitch[2]}; }
+};
+
+Type parse_type(const std::string& name) {
+  if (name == "float16") return Type::f16;
+  if (name == "bfloat16") return Type::bf16;
+  if (name == "float32") return Type::f32;
+  throw std::invalid_argument("cuda: a type is float16, bfloat16 or float32, got '" + name + "'");
+}
+
+Pixel parse_pixel(const std::string& name) {
+  if (name == "uint8") return Pixel::u8;
+  if (name == "uint16") return Pixel::u16;
+  if (name == "float16") return Pixel::f16;
+  if (name == "float32") return Pixel::f32;
+  throw std::invalid_argument("cuda: a pixel is uint8, uint16, float16 or float32, got '" + name + "'");
+}
+
+Edge parse_edge(const std::string& name) {
+  if (name == "zero") return Edge::zero;
+  if (name == "reflect") return Edge::reflect;
+  if (name == "clamp") return Edge::clamp;
+  throw std::invalid_argument("cuda: an edge is zero, reflect or clamp, got '" + name + "'");
+}
+
+Activation parse_activation(const std::string& name) {
+  if (name == "none") return Activation::none;
+  if (name == "relu") return Activation::relu;
+  if (name == "leaky_relu") return Activation::leaky_relu;
+  throw std::invalid_argument("cuda: an activation is none, relu or leaky_relu, got '" + name + "'");
+}
+
+ConvPath parse_path(const std::string& name) {
+  for (int i = 0; i < kConvPaths; ++i)
+    if (name == conv_path_name(static_cast<ConvPath>(i))) return static_cast<ConvPath>(i);
+  throw std::invalid_argument("cuda: unknown way to compute a convolution: '" + name + "'");
+}
+
+Stream stream_of(Address stream) { return reinterpret_cast<Stream>(stream); }
+
+std::string convolve_tensors(const std::string& type, const Tensor& x, Address weight, Address bias,
+                             const std::optional<Tensor>& residual, const Tensor& y, const Pair& kernel,
+                             const Pair& stride, const Pair& padding, const Pair& dilation, int64_t groups,
+                             bool transposed, const std::string& edge, const std::string& activation, float slope,
+                             float scale, bool residual_first, const std::string& path, Address stream) {
+  Convolution conv;
+  ConvSpec& spec = conv.spec;
+  spec.in_channels = x.extent.channels;
+  spec.out_channels = y.extent.channels;
+  spec.kernel_h = kernel[0];
+  spec.kernel_w = kernel[1];
+  spec.stride_h = stride[0];
+  spec.stride_w = stride[1];
+  spec.pad_top = padding[0];
+  spec.pad_left = padding[1];
+  spec.dilation_h = dilation[0];
+  spec.dilation_w = dilation[1];
+  spec.groups = groups;
+  spec.activation = parse_activation(activation);
+  spec.slope = slope;
+  spec.scale = scale;
+  if (residual) spec.residual = residual_first ? Residual::before_activation : Residual::after_scale;
+  conv.transposed = transposed;
+  conv.edge = parse_edge(edge);
+  conv.type = parse_type(type);
+  conv.in = x.extent;
+  conv.out = y.extent;
+  conv.x = x.in();
+  conv.y = y.out();
+  if (residual) conv.residual = residual->in();
+  conv.weight = reinterpret_cast<const void*>(weight);
+  conv.bias = reinterpret_cast<const float*>(bias);
+  const ConvPath way = path == "auto" ? choose_conv_path(conv, current_device()) : parse_path(path);
+  convolve(conv, way, stream_of(stream));
+  return conv_path_name(way);
+}
+
+}  // namespace
+}  // namespace fr::cuda
+
+void bind_cuda(py::module_& parent) {
+  using namespace fr::cuda;
+  py::module_ m = parent.def_submodule("cuda", "Kernels for NVIDIA GPUs.");
+  static py::exception<NoDevice> no_device(m, "NoDevice", PyExc_RuntimeError);
+  const py::call_guard<fr::WithoutGil> release;
+
+  py::class_<Tensor>(m, "Images", py::module_local(), "A batch of NHWC images: address, [N, H, W, C], pitches of image, row and pixel.")
+      .def(py::init([](Address data, std::array<int64_t, 4> sizes, std::array<int64_t, 3> pitch) {
+             return Tensor{data, {sizes[0], sizes[1], sizes[2], sizes[3]}, pitch};
+           }),
+           "data"_a, "sizes"_a, "pitch"_a);
+  py::class_<PictureRows>(m, "Picture", py::module_local(), "Rows of interleaved pixels: type, [H, W, C], bytes of a row.")
+      .def(py::init([](const std::string& type, std::array<int64_t, 3> sizes, int64_t row_bytes) {
+             return PictureRows{parse_pixel(type), sizes[0], sizes[1], sizes[2], row_bytes};
+           }),
+           "type"_a, "sizes"_a, "row_bytes"_a);
+
+  m.def("device_count", &device_count, release, "GPUs of this machine; raises NoDevice rather than returning 0.");
+  m.def("current_device", [] {
+    const Device device = current_device();
+    return py::dict("capability"_a = device.capability, "processors"_a = device.processors,
+                    "shared_limit"_a = device.shared_limit);
+  });
+  m.def("convolve", &convolve_tensors, release,
+        "act(conv(x, weight) + bias [+ residual]) * scale [+ residual]; returns the way that was taken.", "type"_a,
+        "x"_a, "weight"_a, "bias"_a, "residual"_a, "y"_a, "kernel"_a, "stride"_a, "padding"_a, "dilation"_a, "groups"_a,
+        "transposed"_a, "edge"_a, "activation"_a, "slope"_a, "scale"_a, "residual_first"_a, "path"_a, "stream"_a);
+  m.def(
+      "pixel_shuffle",
+      [](const std::string& type, const Tensor& x, int64_t r, const Tensor& y, Address stream) {
+        pixel_shuffle(parse_type(type), x.in(), x.extent, r, y.out(), stream_of(stream));
+      },
+      release, "type"_a, "x"_a, "r"_a, "y"_a, "stream"_a);
+  m.def(
+      "pixel_unshuffle",
+      [](const std::string& type, const Tensor& x, int64_t r, const Tensor& y, Address stream) {
+        pixel_unshuffle(parse_type(type), x.in(), x.extent, r, y.out(), stream_of(stream));
+      },
+      release, "type"_a, "x"_a, "r"_a, "y"_a, "stream"_a);
+  m.def(
+      "gather_tile",
+      [](const PictureRows& picture, Address pixels, int64_t top, int64_t left, const std::string& edge,
+         const std::string& type, const Tensor& y, Address stream) {
+        gather_tile(picture, reinterpret_cast<const void*>(pixels), top, left, parse_edge(edge), parse_type(type),
+                    y.extent, y.out(), stream_of(stream));
+      },
+      release, "picture"_a, "pixels"_a, "top"_a, "left"_a, "edge"_a, "type"_a, "y"_a, "stream"_a);
+  m.def(
+      "blend_tile",
+      [](const std::string& type, const Tensor& x, std::array<int64_t, 4> ramps, Address sums, int64_t width,
+         int64_t top, int64_t left, Address stream) {
+        blend_tile(parse_type(type), x.in(), x.extent, {ramps[0], ramps[1], ramps[2], ramps[3]},
+                   reinterpret_cast<float*>(sums), width, top, left, stream_of(stream));
+      },
+      release, "ramps: pixels at the top, bottom, left and right.", "type"_a, "x"_a, "ramps"_a, "sums"_a, "width"_a,
+      "top"_a, "left"_a, "stream"_a);
+  m.def(
+      "store_tile",
+      [](const std::string& type, const Tensor& x, const PictureRows& picture, Address image, Address out, int64_t top,
+         int64_t left, float strength, bool clip, Address non_finite, Address stream) {
+        store_tile(parse_type(type), x.in(), x.extent, picture, reinterpret_cast<const void*>(image),
+                   reinterpret_cast<void*>(out), top, left, strength, clip,
+                   reinterpret_cast<unsigned long long*>(non_finite), stream_of(stream));
+      },
+      release, "type"_a, "x"_a, "picture"_a, "image"_a, "out"_a, "top"_a, "left"_a, "strength"_a, "clip"_a,
+      "non_finite"_a, "stream"_a);
+  m.def(
+      "layer_norm",
+      [](const std::string& type, const Tensor& x, Address scale, Address shift, float epsilon, bool subtract_mean,
+         const Tensor& y, Address stream) {
+        const LayerNorm norm{reinterpret_cast<const float*>(scale), reinterpret_cast<const float*>(shift), epsilon,
+                             subtract_mean};
+        layer_norm(parse_type(type), norm, x.in(), x.extent, y.out(), stream_of(stream));
+      },
+      release, "type"_a, "x"_a, "scale"_a, "shift"_a, "epsilon"_a, "subtract_mean"_a, "y"_a, "stream"_a);
+  m.def(
+      "gate",
+      [](const std::string& type, bool gelu, const Tensor& x, const Tensor& y, Address stream) {
+        gate(parse_type(type), gelu, x.in(), y.extent, y.out(), stream_of(stream));
+      },
+      release, "type"_a, "gelu"_a, "x"_a, "y"_a, "stream"_a);
+  m.def(
+      "window_attention",
+      [](const std::string& type, const Tensor& qkv, int64_t heads, int64_t side, int64_t shift, float scale,
+         Address bias, const Tensor& y, Address stream) {
+        const WindowAttention attention{
+            heads, y.extent.channels / heads, side, shift, scale, reinterpret_cast<const float*>(bias)};
+        window_attention(parse_type(type), attention, qkv.in(), y.extent, y.out(), stream_of(stream));
+      },
+      release, "type"_a, "qkv"_a, "heads"_a, "side"_a, "shift"_a, "scale"_a, "bias"_a, "y"_a, "stream"_a);
+}

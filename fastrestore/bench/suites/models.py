@@ -1,0 +1,57 @@
+"""Whole networks beside the strongest peers, interleaved in one process: which is how much faster?"""
+
+from typing import Any
+
+from fastrestore.bench.ceilings import SAVED_BY_WINOGRAD, arithmetic, check_possible
+from fastrestore.bench.contest import line_up
+from fastrestore.bench.machine import machine
+from fastrestore.bench.networks import NETWORKS, flops_per_pixel, sides
+from fastrestore.bench.peers import chosen
+from fastrestore.bench.timing import OURS, table
+
+AXES = {
+    "network": list(NETWORKS),
+    "size": ["512x512", "1920x1080"],
+    "precision": ["float32", "bfloat16", "int8"],
+    "threads": [1, 2],
+    "isa": ["", "avx2"],
+}
+SHORT = [
+    {"network": network, "size": size, "precision": precision, "threads": 1}
+    for network, size in (("dncnn20", "512x512"), ("ffdnet", "512x512"), ("drunet", "256x256"))
+    for precision in ("float32", "bfloat16")
+]
+QUICK = {"size": ["64x48"]}
+
+
+def name(network: str, size: str, precision: str = "float32", threads: int = 1, isa: str = "", **_: Any) -> str:
+    words = [network, size, *([] if precision == "float32" else [precision]), *([isa] if isa else [])]
+    return "-".join([*words, f"{threads}t"])
+
+
+def run(
+    network: str,
+    size: str,
+    precision: str = "float32",
+    threads: int = 1,
+    isa: str = "",
+    peers: str = "all",
+    rounds: int | None = None,
+    memory: str | None = None,
+) -> dict[str, Any]:
+    """size: WIDTHxHEIGHT.  memory: our plan's budget, e.g. 64MiB.  Raises Skipped where there is no plan of ours."""
+    line = line_up(network, size, threads, precision, chosen(peers), memory, isa)
+    height, width = sides(size)
+    compared = line.compare(flops_per_pixel(NETWORKS[network]) * height * width / 1e9, threads, rounds)
+    ceiling = max(arithmetic(precision), *compared["conditions"]["fma_peak_gflops_all"]) * threads
+    for who, row in compared["rows"].items():
+        check_possible(who, row["gflops"], ceiling * SAVED_BY_WINOGRAD)
+    what = {"suite": "models", "network": network, "size": size, "precision": precision, "isa": isa}
+    working = line.peers[OURS].settings["working_mib"]
+    ceilings = {"arithmetic_gflops": round(ceiling, 1)}
+    return {"machine": machine(), **what, **compared, "ceilings": ceilings, "working_mib": working}
+
+
+def text(result: dict[str, Any]) -> str:
+    title = f"{NETWORKS[result['network']].title}, {result['size']}, {result['precision']}"
+    return table(title + (f", all held to {result['isa']}" if result["isa"] else ""), result)

@@ -1,0 +1,136 @@
+"""From the start of a process to its first restored frame, and what the command line and the import take.
+
+Everything a process needs lies in files: a plan for us, an ONNX model for those that read one, weights for torch.
+"""
+
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from fastrestore import engine
+from fastrestore.bench.contest import Line, Truth
+from fastrestore.bench.machine import machine
+from fastrestore.bench.networks import NETWORKS, SIGMA, picture, sides
+from fastrestore.bench.peers import PEERS, Peer, chosen, missing, onnx_model
+from fastrestore.bench.suites.latency import embed_c
+from fastrestore.bench.timing import OURS
+
+AXES = {"network": ["ffdnet"], "size": ["256x256"], "threads": [1]}
+SHORT = [{"network": "ffdnet", "size": "256x256", "peers": "onnxruntime,openvino,torch", "rounds": 3}]
+QUICK = {"size": ["64x64"]}
+ROUNDS = 7
+# Each reads in.npy, [H, W, 3], and writes the restored out.npy.
+PROGRAMS = {
+    OURS: """
+import numpy as np
+from fastrestore import Plan
+x = np.load("in.npy")
+np.save("out.npy", Plan.load("model.frp").session(threads={threads}).run(x, sigma={sigma}, clip=False))
+""",
+    "torch eager, channels last": """
+import numpy as np, torch
+torch.set_num_threads({threads})
+x = torch.from_numpy(np.load("in.npy")).permute(2, 0, 1)[None]
+model = torch.jit.load("model.pt")
+with torch.inference_mode():
+    np.save("out.npy", model(x.contiguous(memory_format=torch.channels_last))[0].permute(1, 2, 0).numpy())
+""",
+    "ONNX Runtime": """
+import numpy as np, onnxruntime
+options = onnxruntime.SessionOptions()
+options.intra_op_num_threads = {threads}
+session = onnxruntime.InferenceSession("model.onnx", options, providers=["CPUExecutionProvider"])
+x = np.ascontiguousarray(np.load("in.npy").transpose(2, 0, 1)[None])
+np.save("out.npy", session.run(None, {{"in": x}})[0][0].transpose(1, 2, 0))
+""",
+    "OpenVINO": """
+import numpy as np, openvino
+settings = {{"INFERENCE_NUM_THREADS": {threads}, "INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY"}}
+model = openvino.Core().compile_model("model.onnx", "CPU", settings)
+x = np.ascontiguousarray(np.load("in.npy").transpose(2, 0, 1)[None])
+np.save("out.npy", model(x)[0][0].transpose(1, 2, 0))
+""",
+}
+COMMANDS = {
+    "fastrestore --help": [sys.executable, "-c", "from fastrestore.cli import main; main(['--help'])"],
+    "import fastrestore": [sys.executable, "-c", "import fastrestore"],
+    "import torch": [sys.executable, "-c", "import torch"],
+}
+
+
+def name(network: str, size: str, threads: int = 1, **_: Any) -> str:
+    return f"startup-{network}-{size}-{threads}t"
+
+
+def run(network: str, size: str, threads: int = 1, peers: str = "all", rounds: int | None = None) -> dict[str, Any]:
+    """Each round starts a new process for each row, with all its files in the system's cache."""
+    net, (height, width) = NETWORKS[network], sides(size)
+    image, model = picture(height, width), net.model()
+    truth = Truth(net, image)
+    with tempfile.TemporaryDirectory() as folder:
+        place = Path(folder)
+        line = Line(lambda who, result: {} if result is None else truth.check(who, result, "float32"))
+        np.save(place / "in.npy", image)
+        engine.compile(model).save(place / "model.frp")
+        line.make(OURS, lambda: Peer(_process(place, OURS, threads, model.takes_sigma)), "fastrestore")
+        line.prove(OURS)
+        if program := embed_c():
+            line.admit("fastrestore, from C", lambda: Peer(_c_process(place, program, image, model)), "fastrestore")
+        plain = net.make_plain(model, height, width)
+        (place / "model.onnx").write_bytes(onnx_model(plain, image, "float32"))
+        with torch.no_grad():
+            x = torch.zeros(1, 3, height, width)
+            torch.jit.trace(plain.to(memory_format=torch.channels_last), x).save(place / "model.pt")
+        for peer in chosen(peers):
+            if peer not in PROGRAMS:
+                continue
+            if reason := missing(peer, "float32"):
+                line.left_out[peer] = reason
+            else:
+                line.admit(peer, lambda p=peer: Peer(_process(place, p, threads)), PEERS[peer].packages[0])
+        for what, command in COMMANDS.items():
+            line.admit(what, lambda c=command: Peer(lambda: _call(c, place)), "fastrestore")
+        compared = line.compare(0.0, threads, rounds or ROUNDS)
+    return {"machine": machine(), "suite": "startup", "network": network, "size": size, **compared}
+
+
+def _process(place: Path, who: str, threads: int, takes_sigma: bool = True) -> Callable[[], np.ndarray]:
+    program = PROGRAMS[who].format(threads=threads, sigma=SIGMA if takes_sigma else None)
+
+    def run() -> np.ndarray:
+        _call([sys.executable, "-c", program], place)
+        return np.load(place / "out.npy")
+
+    return run
+
+
+def _c_process(place: Path, program: Path, image: np.ndarray, model: torch.nn.Module) -> Callable[[], np.ndarray]:
+    image.tofile(place / "in.raw")
+    command = [program, "model.frp", "in.raw", "out.raw", "--raw", f"{image.shape[1]}x{image.shape[0]}x3:f32"]
+    command += ["--sigma", SIGMA] if model.takes_sigma else []
+
+    def run() -> np.ndarray:
+        _call(command, place)
+        return np.fromfile(place / "out.raw", np.float32).reshape(image.shape)
+
+    return run
+
+
+def _call(command: list[Any], place: Path) -> None:
+    """In the folder of the files, but with the packages of this process."""
+    path = os.pathsep.join(filter(None, sys.path))
+    environment = {**os.environ, "PYTHONPATH": path}
+    subprocess.run(list(map(str, command)), cwd=place, env=environment, check=True, capture_output=True)
+
+
+def text(result: dict[str, Any]) -> str:
+    title = f"{NETWORKS[result['network']].title}, {result['size']}: from the start of a process to the first frame"
+    lines = [f"  {who:28} {row['ms']:9.0f} ms" for who, row in result["rows"].items()]
+    return "\n".join([title, *lines, *(f"  careful: {warning}" for warning in result["conditions"]["warnings"])])

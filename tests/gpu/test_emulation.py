@@ -1,0 +1,68 @@
+"""The emulation itself: bugs planted in the kernels' source, one at a time, are noticed, and by what they break."""
+
+import pytest
+import torch
+
+from gpu import emulated
+from gpu.test_convolution import check
+from gpu.test_window_attention import run
+
+CONV3X3, TMA, ATTENTION = "conv3x3.cu", "conv3x3_tma.cu", "window_attention.cu"
+WRONG = r"\d"  # what is written of the error of a result
+NO_SWIZZLE = """template <int kChunks>
+struct Plain {
+  static constexpr int kRowBytes = kChunks * 16;
+  static uint32_t offset(int row, int chunk) { return uint32_t(row * kRowBytes + chunk * 16); }
+  static uint32_t advance(uint32_t address, int step) { return address + uint32_t(step * 16); }
+};
+
+// kDepth: channels"""
+# File, text, what stands there instead, what is noticed.
+BUGS = {
+    "no wait for the tile": (CONV3X3, "    cp_async_wait<0>();\n    __sync", "    __sync", "before its wait"),
+    "no barrier before the results": (CONV3X3, "__syncthreads();  // all have read", "// all have read", "race"),
+    "no meeting before reading results": (CONV3X3, "    __syncwarp();\n", "", "race"),
+    "no edge check on stores": (CONV3X3, "if (y >= p.height || x >= p.width ||", "if (", "write out of bounds"),
+    "rows of a fragment mixed up": (CONV3X3, "(lane >> 2) + h * 8", "(lane >> 2) * 2 + h", WRONG),
+    "no fence before the next tile": (TMA, "    tma_fence();\n", "", "without a fence"),
+    "no wait for an empty buffer": (TMA, "        barrier_wait(empty + 8 * buffer, (turn >> 1 & 1) ^ 1);\n", "", WRONG),
+    "too few bytes expected": (TMA, "full + 8 * buffer, kTileBytes)", "full + 8 * buffer, kTileBytes - 128)", WRONG),
+    "no barrier before the scores": (ATTENTION, "  __syncthreads();\n", "", "race"),
+    "distances the wrong way round": (ATTENTION, "distance(side, known, key)", "distance(side, key, known)", WRONG),
+    "no swizzle": (ATTENTION, "// kDepth: channels", NO_SWIZZLE, "bank conflicts"),
+}
+
+
+@pytest.fixture(params=BUGS)
+def bug(request, module, tmp_path):
+    name, text, instead, noticed = BUGS[request.param]
+    source = (emulated.ROOT / "csrc" / "cuda" / name).read_text()
+    assert source.count(text) == 1, "the text that the bug replaces is no longer there once"
+    source = source.replace(text, instead)
+    if request.param == "no swizzle":
+        source = source.replace("using Rows = Swizzle<", "using Rows = Plain<")
+    if name == CONV3X3:  # one shape is enough, and compiles faster
+        before, rest = source.split("constexpr Shape kShapes[] = {")
+        source = before + "constexpr Shape kShapes[] = {make_shape<64, 64, 4>()" + rest[rest.index("};") :]
+    changed = tmp_path / name
+    changed.write_text(source)
+    machine = emulated.Emulation(emulated.load(emulated.build(only=changed)), emulated.H100)
+    return machine, name, noticed
+
+
+def test_planted_bugs_are_noticed(bug):
+    machine, name, noticed = bug
+
+    def whole():
+        if name == ATTENTION:
+            y, exact, counts = run(machine, torch.float16, (1, 16, 8), 2, 16, 8, 4)
+            error = (y.double() - exact).square().mean().sqrt() / exact.square().mean().sqrt()
+            assert error < 1e-3, f"{error:.2g}"
+        else:
+            # More tiles than blocks, so that buffers are used again.
+            size = (2, 19, 150, 64) if name == TMA else (1, 40, 37, 64)
+            counts = check(machine, name.removesuffix(".cu"), size, 64, torch.float16)
+        assert counts["bank_conflicts"] == 0, f"{counts['bank_conflicts']} bank conflicts"
+
+    with pytest.raises((AssertionError, RuntimeError), match=noticed):
+        whole()
