@@ -4,7 +4,8 @@ import math
 import os
 import threading
 import time
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ import torch
 from PIL import Image as PilImage
 from torch import Tensor, nn
 
-from fastrestore import dicom, engine, estimate, geo, pieces, sinks, sources, zoo
+from fastrestore import align, burst, dicom, engine, estimate, geo, pieces, sinks, sources, stream, zoo
 from fastrestore import image as images
 from fastrestore.errors import ImageError, UnsupportedOperator
 from fastrestore.tiled import TiledModel
@@ -69,12 +70,18 @@ class Restorer:
             self._channels, self._takes_sigma = self._runner.channels, self._runner.takes_sigma
             path = f"torch, because {error}"
         self._path, self._memory = path, memory
+        self._module = module
+        self._precision = "float32" if precision == "auto" else precision
+        self._noise_level: Callable[[np.ndarray], float] = estimate.noise_level
         self._lock = threading.RLock()
 
     @property
     def info(self) -> dict[str, Any]:
-        """The model's name and kind, and the path taken: device, ISA, precision, threads, memory."""
-        about = {"model": self.name, "channels": self._channels, "takes_sigma": self._takes_sigma}
+        """The model's name and kind, and the path taken: device, ISA, precision, threads, memory.
+
+        latency: how many frames of a stream must have come after one before its result does.
+        """
+        about = {"model": self.name, "channels": self._channels, "takes_sigma": self._takes_sigma, "latency": 0}
         return about | {"path": self._path} | self._runner.info
 
     def __call__(
@@ -105,6 +112,92 @@ class Restorer:
         if isinstance(image, np.ndarray):
             return self._array(image, sigma, strength, clip, progress)
         raise ImageError(f"a picture must be an ndarray, a PIL image or a tensor, got {type(image).__name__}")
+
+    def stream(
+        self,
+        frames: Iterable[np.ndarray | PilImage.Image | Tensor],
+        sigma: float | None = None,
+        strength: float = 1.0,
+        clip: bool = True,
+    ) -> Iterator[np.ndarray | PilImage.Image | Tensor]:
+        """Restores the frames of a clip as they come: each result before the next frame is asked for.
+
+        frames: of one size, each of a kind that a call takes (tensors with one picture each).  The other arguments
+        and the results are a call's.  A recurrent model restores each frame with what it has seen before, but not
+        past a change of scene; every other model restores each by itself.  sigma None: the mean of what some frames
+        so far say.  Several streams may run at once, each with a state of its own, whose size depends on the frames'
+        size alone.
+        Raises what a call does, and ImageError for a frame of another size; frames before it have been restored.
+        """
+        session = Stream(self)
+        for frame in frames:
+            yield session(frame, sigma, strength, clip)
+
+    def burst(
+        self,
+        shots: Sequence[np.ndarray | PilImage.Image | Tensor],
+        sigma: float | None = None,
+        strength: float = 1.0,
+        clip: bool = True,
+        *,
+        reference: int | None = None,
+        notices: list[str] | None = None,
+    ) -> np.ndarray | PilImage.Image | Tensor:
+        """Restores one picture from several shots of a scene, 1 to 16, in any order.
+
+        shots: each of a kind that a call takes (tensors with one picture each).  The result shows what the reference
+        shows and is of its kind: the shot of that index, None for the sharpest.  Others are aligned with it; one of
+        another size, or that shows something else, is left out.  notices: gets a sentence for each; None: they are
+        Python warnings.  sigma None: estimated.  The other arguments are a call's.
+        Raises ValueError for a model that restores single pictures, ImageError for shots that are none.
+        """
+        restored, _, said = self._burst(shots, sigma, strength, clip, reference)
+        for sentence in said:
+            warnings.warn(sentence, stacklevel=2) if notices is None else notices.append(sentence)
+        return restored
+
+    def burst_files(
+        self,
+        sources: Sequence[str | os.PathLike],
+        target: str | os.PathLike,
+        sigma: float | None = None,
+        strength: float = 1.0,
+        *,
+        reference: int | None = None,
+        quality: int = 95,
+        max_pixels: int = images.MAX_PIXELS,
+    ) -> dict[str, Any]:
+        """Restores one picture from files with shots of a scene, as `burst`; what else a file holds is the reference's.
+
+        Returns {sigma (as given), height, width, seconds (of the model), reference, notices}.  Raises what image.read,
+        burst and image.write do.
+        """
+        self._check(sigma, strength)
+        images.format_of(target)
+        pictures = [images.read(source, max_pixels=max_pixels) for source in sources]
+        start = time.perf_counter()
+        shots = [picture.pixels for picture in pictures]
+        restored, reference, notices = self._burst(shots, sigma, strength, True, reference)
+        seconds = time.perf_counter() - start
+        picture = pictures[reference]
+        picture.pixels = restored
+        notices += picture.notices + images.write(target, picture, quality=quality)
+        height, width = restored.shape[:2]
+        about = {"sigma": sigma, "height": height, "width": width, "seconds": seconds}
+        return about | {"reference": reference, "notices": notices}
+
+    def _burst(
+        self, shots: Sequence[Any], sigma: float | None, strength: float, clip: bool, reference: int | None
+    ) -> tuple[Any, int, list[str]]:
+        """The restored picture, the index of the reference, and a sentence for each shot that is left out."""
+        if not stream.is_recurrent(self._module):
+            raise ValueError(f"{self.name} restores single pictures: a burst needs a model for bursts")
+        outlines = [align.outline(_colours(shot)) for shot in shots]
+        reference, others, notices = burst.chosen(outlines, reference)
+        session = Stream(self)
+        for index in others:  # the state that they leave is carried to the reference, which comes last
+            session.watch(shots[index], sigma)
+        return session(shots[reference], sigma, strength, clip), reference, notices
 
     def file(
         self,
@@ -282,7 +375,7 @@ class Restorer:
     ) -> tuple[np.ndarray, float | None]:
         """The restored pixels, and the noise level used.  pixels: contiguous [H, W, 1 or 3] of an engine dtype."""
         if sigma is None and self._takes_sigma:
-            sigma = estimate.noise_level(pixels)
+            sigma = self._noise_level(pixels)
         pixels = pixels.view(pixels.dtype.type)  # numpy's own dtype object, which is what the engine looks for
         out = np.empty_like(pixels)
         tick = progress or _nothing  # always one, so that Ctrl-C acts while the engine works
@@ -348,6 +441,37 @@ class Restorer:
         return out.to(x.device, x.dtype)
 
 
+class Stream(Restorer):
+    """A restorer of the frames of one clip, called with one after the other; see Restorer.stream."""
+
+    def __init__(self, restorer: Restorer):
+        vars(self).update(vars(restorer))
+        self._noise_level = stream.NoiseLevel()
+        if stream.is_recurrent(self._module):
+            self._runner = stream.RecurrentRunner(self._module, self._memory, self._precision)
+            self._path = "torch, because no plan expresses a state yet"
+
+    def watch(self, image: np.ndarray | PilImage.Image | Tensor, sigma: float | None = None) -> None:
+        """Takes note of the next frame of a recurrent model's stream, whose result nobody needs: less work."""
+        self._check(sigma, 1.0)
+        pixels = _colours(image)
+        if sigma is None and self._takes_sigma:
+            sigma = self._noise_level(pixels)
+        with self._lock:
+            self._runner.watch(pixels, sigma)
+
+    def state(self) -> dict[str, np.ndarray]:
+        """What goes from frame to frame, by name; a stream that resumes with it goes on to the same bits."""
+        arrays = {"noise": self._noise_level.array()}
+        return arrays | self._runner.arrays() if stream.is_recurrent(self._module) else arrays
+
+    def resume(self, state: Mapping[str, np.ndarray]) -> None:
+        """Goes on from the state of a stream through the same model."""
+        self._noise_level.resume(state["noise"])
+        if stream.is_recurrent(self._module):
+            self._runner.resume(state)
+
+
 def restore(
     image: np.ndarray | PilImage.Image | Tensor,
     task: str = "denoise",
@@ -388,6 +512,22 @@ def _check_array(array: np.ndarray, clip: bool) -> None:
             raise ImageError(f"the picture has samples that are NaN or infinite: {what}")
         if clip and row.max() > FLOAT_LIMIT:
             raise ImageError(f"float pictures are in [0, 1], this one reaches {row.max():g}: {what}; or say clip=False")
+
+
+def _colours(image: np.ndarray | PilImage.Image | Tensor) -> np.ndarray:
+    """A picture's colours as an array [H, W, 1 or 3].  Raises ImageError for what is no picture."""
+    if isinstance(image, PilImage.Image):
+        image = np.asarray(image)
+    elif isinstance(image, Tensor):
+        if image.ndim != 4 or image.shape[0] != 1:
+            raise ImageError(f"a shot must be one picture [1, C, H, W], got {list(image.shape)}")
+        image = image[0].detach().cpu().permute(1, 2, 0)
+        image = (image.float() if image.dtype == torch.bfloat16 else image).numpy()
+    elif not isinstance(image, np.ndarray):
+        raise ImageError(f"a picture must be an ndarray, a PIL image or a tensor, got {type(image).__name__}")
+    _check_array(image, clip=False)
+    data = image[..., None] if image.ndim == 2 else image
+    return np.ascontiguousarray(data[..., : data.shape[2] - (data.shape[2] in (2, 4))], data.dtype.newbyteorder("="))
 
 
 def _in_range(low: float, high: float, notices: list[str]) -> bool:
