@@ -6,7 +6,7 @@ namespace fr::cuda {
 namespace {
 
 constexpr int kWarps = kThreads / 32;
-constexpr float kLeastLength = 1e-12f;  // of a vector that is divided by its length
+constexpr float kLeastSquare = 1e-24f;  // of the length of a vector that is divided by it
 
 struct RowParams {
   ConstImages x;
@@ -86,10 +86,9 @@ __global__ void __launch_bounds__(kThreads)
   if (head >= heads) return;
   const float* const gram = grams + int64_t(head) * n * (n + 2);
   const float* const lengths = gram + n * n;  // squared: of queries, then of keys
-  const auto length = [](float squared) { return fmaxf(sqrtf(squared), kLeastLength); };
-  const float factor = global_load(temperature + head) / length(global_load(lengths + i));
+  const float factor = global_load(temperature + head) * rsqrt_fast(fmaxf(global_load(lengths + i), kLeastSquare));
   const auto score = [&](int j) {
-    return factor * global_load(gram + i * n + j) / length(global_load(lengths + n + j));
+    return factor * global_load(gram + i * n + j) * rsqrt_fast(fmaxf(global_load(lengths + n + j), kLeastSquare));
   };
   float* const column = weights + int64_t(head) * n * n + i;
   float most = -INFINITY, sum = 0.0f;
