@@ -19,8 +19,8 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
+from fastrestore import dicom, raw, zoo
 from fastrestore import image as images
-from fastrestore import zoo
 from fastrestore.errors import FastrestoreError, ImageError, describe
 from fastrestore.restorer import Restorer
 
@@ -29,6 +29,7 @@ AHEAD = 2  # pictures that wait between two stages: what bounds the memory
 STAGES = "reading", "restoring", "writing"
 NAME = "{folder}/{stem}{suffix}"  # of a result, in the output folder
 
+_INPUTS = {*images.SUFFIXES, *raw.SUFFIXES, dicom.SUFFIX}
 _FATAL = errno.ENOSPC, errno.EDQUOT, errno.EROFS  # no later picture would fare better
 
 
@@ -67,13 +68,13 @@ def batch(
 ) -> "Batch":
     """Restores many pictures into a folder; yields a record of each as it is finished, in the order of names.
 
-    inputs: a folder, searched recursively for PNG, JPEG, TIFF, WebP and BMP files, or a list of files.  Links to
-    folders are not followed, nor are links to files outside the folder.  include, exclude: patterns of names below
-    the folder, such as "2024/*.png".  name: a result's name in `out`, of {folder}, {stem}, {suffix}; suffix: ".png",
-    say, instead of the input's.  resume: leaves out what the manifest says is done, if the input, the model, the
-    settings and the result are still those; overwrite: replaces results that exist.  ray: "local", or the address of a
-    Ray cluster whose machines see the folders under the same names; see cluster.py.  The other arguments are
-    Restorer's, Restorer.file's and image.write's; threads are a worker's there.  The iterator knows its length.
+    inputs: a folder, searched recursively for PNG, JPEG, TIFF, WebP, BMP, DICOM and raw files, or a list of files.
+    Links to folders are not followed, nor are links to files outside the folder.  include, exclude: patterns of names
+    below the folder, such as "2024/*.png".  name: a result's name in `out`, of {folder}, {stem}, {suffix}; suffix:
+    ".png", say, instead of the input's.  resume: leaves out what the manifest says is done, if the input, the model,
+    the settings and the result are still those; overwrite: replaces results that exist.  ray: "local", or the address
+    of a Ray cluster, see cluster.py.  The other arguments are Restorer's, Restorer.file's and image.write's; threads
+    are each worker's there.  The iterator knows its length.
 
     Records: {input, output, ok, skipped, error, input_sha256, output_sha256, model_sha256, settings, path, height,
     width, sigma, seconds {reading, restoring, writing}, notices, time}.  Each is a line of out/manifest.jsonl too,
@@ -173,7 +174,7 @@ def _walk(folder: Path, out: Path) -> list[tuple[Path, str]]:
         folders[:] = sorted(f for f in folders if not _same(here / f, out))  # links to folders are not followed
         for file in sorted(files):
             path = here / file
-            if path.suffix.lower() in images.SUFFIXES and not file.startswith(".fastrestore-"):
+            if path.suffix.lower() in _INPUTS and not file.startswith(".fastrestore-"):
                 found.append((path, path.relative_to(folder).as_posix()))
     return found
 
@@ -184,14 +185,16 @@ def _same(a: Path, b: Path) -> bool:
 
 def _target(out: Path, below: str, name: str, suffix: str | None) -> Path:
     path = Path(below)
+    suffix = suffix or (".tif" if raw.is_raw(path) else path.suffix)
     try:
-        text = name.format(folder=path.parent.as_posix(), stem=path.stem, suffix=suffix or path.suffix)
+        text = name.format(folder=path.parent.as_posix(), stem=path.stem, suffix=suffix)
     except (KeyError, IndexError, ValueError) as error:
         raise ImageError(f"the name {name!r} may hold {{folder}}, {{stem}} and {{suffix}}") from error
     target = Path(os.path.normpath(out / text))
     if not target.is_relative_to(Path(os.path.normpath(out))):
         raise ImageError(f"{images.show_name(target)} would lie outside of {images.show_name(out)}")
-    images.format_of(target)
+    if target.suffix.lower() != dicom.SUFFIX:
+        images.format_of(target)
     return target
 
 
@@ -357,7 +360,7 @@ class _Run:
                 self.manifest.check_place(job)
                 job.record["input_sha256"] = sha256(job.source)
                 job.record["skipped"] = self.manifest.is_done(job)
-                job.whole = not self.restorer.in_pieces(job.source, job.target)
+                job.whole = self.restorer.way(job.source, job.target) == "picture"
                 if job.whole and not job.record["skipped"]:
                     job.picture = images.read(job.source, max_pixels=self.rules.max_pixels)
             self._put(self.read, job)

@@ -15,8 +15,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from fastrestore import geo, sinks
 from fastrestore import image as images
+from fastrestore import sinks
 from fastrestore.bulk import (
     Job,
     Manifest,
@@ -130,7 +130,7 @@ class _Driver:
     def cancel(self) -> None:
         for reference in self.running:
             self.ray.cancel(reference, force=True)
-        if self.large:
+        if self.large and self.large.left:
             self.large.abandon()
 
     def _in_order(self, waiting: collections.deque[Job]) -> Iterator[dict[str, Any]]:
@@ -163,8 +163,7 @@ class _Driver:
             self.manifest.begin_record(job)
             with collected(job):
                 self.manifest.check_place(job)
-                split = self.restorer.in_pieces(job.source, job.target) and not geo.wanted(job.source, job.target)
-                job.whole = not split
+                job.whole = self.restorer.way(job.source, job.target) != "pieces"
             if not job.record["ok"]:
                 self._end(job)
             elif job.whole:
@@ -185,8 +184,9 @@ class _Driver:
 
     def _parts(self, job: Job) -> Iterator[_Task]:
         """The tasks of a large picture."""
-        while self.large:  # one at a time: its result lies open here
+        while self.large and self.large.left:  # one at a time: its result lies open here
             self._collect()
+        self.large = None
         large = _Large(job, self.rules, self.restorer, self._end)
         with collected(job):
             job.record["input_sha256"] = sha256(job.source)
@@ -213,8 +213,6 @@ class _Driver:
             yield _Task(job, lambda call=call, arguments=arguments: call(*arguments), large.put)
         if not large.parts:
             self._end(job)
-        while self.large and self.large.left == 0:
-            self.large = None
 
 
 class _Large:

@@ -304,11 +304,33 @@ def _mat_array(source: Path, dataset: Any) -> Any:
     return dataset[()]
 
 
+def _estrnn(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
+    width, channels = _sizes(tensors, "cell.F_B0.weight")[:2]
+    beside = _sizes(tensors, "fusion.fusion.weight")[0] // (5 * width) - 1
+    return {
+        "channels": channels,
+        "width": width,
+        "blocks": _length(tensors, "cell.F_R.RDBs"),
+        "past": beside // 2,
+        "future": beside - beside // 2,
+    }
+
+
+def _fastdvdnet(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
+    return {
+        "channels": _sizes(tensors, "temp1.outc.convblock.3.weight")[0],
+        "width": _sizes(tensors, "temp1.outc.convblock.0.weight")[0],
+        "frame_width": _sizes(tensors, "temp1.inc.convblock.0.weight")[0] // 3,
+    }
+
+
 LAYOUTS: dict[str, Callable[[Mapping[str, Tensor]], dict[str, Any]]] = {
     "dmphn": _dmphn,
     "dncnn": _dncnn,
     "drunet": _drunet,
     "esdnet": _esdnet,
+    "estrnn": _estrnn,
+    "fastdvdnet": _fastdvdnet,
     "ffdnet": _ffdnet,
     "mimo-unet": _mimo_unet,
     "nafnet": _nafnet,
@@ -319,7 +341,10 @@ LAYOUTS: dict[str, Callable[[Mapping[str, Tensor]], dict[str, Any]]] = {
 }
 
 # Tensors of published files that follow from the configuration.
-COMPUTED = {"swinir": re.compile(r"layers\.\d{1,4}\..*\.(relative_position_index|attn_mask)")}
+COMPUTED = {
+    "fastdvdnet": re.compile(r".*\.num_batches_tracked"),
+    "swinir": re.compile(r"layers\.\d{1,4}\..*\.(relative_position_index|attn_mask)"),
+}
 
 READERS: dict[str, Callable[[Path], dict[str, Tensor]]] = {
     ".safetensors": checkpoint.read_tensors,

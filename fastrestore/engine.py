@@ -7,7 +7,7 @@ import json
 import os
 import platform
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +15,12 @@ import numpy as np
 import torch
 from torch import nn
 
-from fastrestore.errors import MemoryBudgetError, ModelError
+from fastrestore.errors import DeviceError, MemoryBudgetError, ModelError
 from fastrestore.image import whole_file
 from fastrestore.lower import lower
-from fastrestore.ops import _C  # ops imports torch before _C, so that both share one OpenMP runtime
+from fastrestore.ops import _C, dispatch  # ops imports torch before _C, so that both share one OpenMP runtime
 
-PRECISIONS = ("float32", "bfloat16")
+PRECISIONS = ("float32", "bfloat16")  # that any module compiles to; "int8" needs pictures too
 DEFAULT_MEMORY = "1GiB"
 
 
@@ -52,12 +52,12 @@ def build_info() -> dict[str, Any]:
         "forced_isa": os.environ.get("FASTRESTORE_ISA"),
         "built_isas": list(_C.built_isas()),
         "threads": _C.hardware_threads(),
-        "cuda": False,  # no CUDA kernels are part of this version
+        "gpu": dispatch.report(),
         "torch": torch.__version__,
         "numpy": np.__version__,
         "python": platform.python_version(),
         "machine": platform.machine(),
-        "precisions": list(PRECISIONS),
+        "precisions": [*PRECISIONS, "int8"],
     }
 
 
@@ -132,11 +132,26 @@ class Plan:
         """What the weights take, in the order that the kernels read them."""
         return self._plan.packed_bytes
 
-    def session(self, device: str = "cpu", threads: int | None = None, memory: int | str | None = None) -> "Session":
-        """A session on `threads` threads (None: all this process may use) within `memory` bytes beyond the
-        picture, the result and the plan's weights.  Raises ValueError for a device other than "cpu" or "auto"."""
+    def session(
+        self,
+        device: str = "cpu",
+        threads: int | None = None,
+        memory: int | str | None = None,
+        precision: str | None = None,
+    ) -> "Session":
+        """A session on `threads` threads (None: all this process may use) within `memory` bytes beyond the picture, the
+        result and the plan's weights.
+
+        device: "cpu" (also "auto"), or "cuda": the current GPU, whose memory is meant then.  precision: on a GPU the
+        type of images and products, float32, bfloat16 or float16; None is the plan's own.
+        Raises ValueError for what does not fit, DeviceError where there is no GPU or the core has no kernels for one.
+        """
+        if device == "cuda":
+            return CudaSession(self, precision or self.precision, parse_memory(memory))
         if device not in ("cpu", "auto"):
-            raise ValueError(f"device must be cpu or auto, got {device!r}")
+            raise ValueError(f"device must be cpu, cuda or auto, got {device!r}")
+        if precision not in (None, self.precision):
+            raise ValueError(f"on the CPU a plan of {self.precision} runs in that precision, not in {precision!r}")
         return Session(self, threads or _C.hardware_threads(), parse_memory(memory))
 
 
@@ -214,21 +229,62 @@ class Session:
         return out
 
 
-def compile(module: nn.Module, precision: str = "auto", isa: str = "", card: Mapping[str, Any] | None = None) -> Plan:
+class CudaSession(Session):
+    """Runs a plan on the current GPU: the same graph and weights on the kernels of csrc/cuda, the whole picture at once
+    or, if that exceeds the memory, in tiles.  ways: how many nodes go each way."""
+
+    def __init__(self, plan: Plan, precision: str, memory: int):
+        if not dispatch.built():
+            raise DeviceError("this core was built without nvcc: it has no kernels for GPUs")
+        kernels = dispatch.kernels()
+        self.plan, self.precision, self.memory = plan, precision, memory
+        try:
+            self._session = kernels.Session(plan._plan, precision, memory)
+        except kernels.NoDevice as error:
+            raise DeviceError(str(error)) from None
+        self.ways: dict[str, int] = self._session.ways
+        self.report = None
+
+    @property
+    def info(self) -> dict[str, Any]:
+        return {"device": "cuda", "precision": self.precision, "memory": self.memory, "ways": self.ways}
+
+
+def compile(
+    module: nn.Module,
+    precision: str = "auto",
+    isa: str = "",
+    card: Mapping[str, Any] | None = None,
+    calibration: Iterable[Any] | None = None,
+    ranges: str = "mse",
+) -> Plan:
     """Compiles a module that maps an image [N, C, H, W], or image and sigma, to an image of the same shape.
 
     A recurrent module names its `states`, a list of (channels, stride): it takes them, [N, channels, H / stride, W /
     stride], as its last arguments, and returns (result, *their successors).  Its sessions keep them; see Session.reset.
     precision: "float32" (also "auto"), or "bfloat16": what convolutions read is rounded to 8 significant bits, sums
-    are float32, picture and result stay float32.  isa: forces an instruction set, as FASTRESTORE_ISA does.
-    card: what the plan says of the model, values that JSON can hold.
-    Raises UnsupportedOperator, naming the operator and the module's path, and ModelError for a module whose
-    weights are not float32 on the CPU.
+    are float32, picture and result stay float32; or "int8": what inner convolutions read is 8 bits, and so are their
+    weights, where `calibration` shows that this does not cost too much; else as bfloat16 (docs/precision.md).
+    isa: forces an instruction set, as FASTRESTORE_ISA does.  card: what the plan says of the model, values that JSON
+    can hold; int8 adds what calibration found.
+    calibration: pictures like those to be restored, for int8 only: arrays [H, W, C], or pairs (array, sigma); without
+    sigma, a model that takes it is told the estimated noise level.  ranges: "mse" or "percentile", how the range of
+    an image's 256 levels follows from what it holds for these pictures.
+    Raises ValueError for pictures that do not fit, UnsupportedOperator, naming the operator and the module's path, and
+    ModelError for a module whose weights are not float32 on the CPU.
     """
-    if precision not in ("auto", *PRECISIONS):
-        raise ValueError(f"precision must be auto or one of {', '.join(PRECISIONS)}, got {precision!r}")
+    if precision not in ("auto", *PRECISIONS, "int8"):
+        raise ValueError(f"precision must be auto, {', '.join(PRECISIONS)} or int8, got {precision!r}")
+    if (precision == "int8") != (calibration is not None):
+        raise ValueError("precision int8, and no other, needs pictures to calibrate with: calibration=")
     for name, parameter in module.named_parameters():
         if parameter.dtype != torch.float32 or parameter.device.type != "cpu":
             raise ModelError(f"{name} is {parameter.dtype} on {parameter.device}; plans need float32 on the CPU")
-    plan = _C.Plan(lower(module), "float32" if precision == "auto" else precision, isa)
-    return Plan(plan, card)
+    graph = lower(module)
+    if calibration is None:
+        return Plan(_C.Plan(graph, "float32" if precision == "auto" else precision, isa), card)
+    from fastrestore.calibrate import calibrate  # loads OpenCV, which running a plan does not need
+
+    found = calibrate(graph, isa, calibration, ranges, _C.hardware_threads())
+    about = {"ranges": ranges, "images": len(found.levels), "wide": found.wide, "psnr": round(found.psnr, 2)}
+    return Plan(_C.Plan(graph, precision, isa, found.levels), {**(card or {}), "int8": about})

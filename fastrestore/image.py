@@ -22,7 +22,7 @@ from PIL.BmpImagePlugin import BmpImageFile
 from PIL.JpegImagePlugin import JpegImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
-from fastrestore import png, tiff, tiffwriter
+from fastrestore import png, raw, tiff, tiffwriter
 from fastrestore.errors import FastrestoreError, ImageError, show_name
 
 MAX_PIXELS = 200_000_000
@@ -81,17 +81,20 @@ class Image:
 
 
 def read(source: str | os.PathLike | bytes, *, max_pixels: int | None = None) -> Image:
-    """Reads a PNG, JPEG, TIFF, WebP or BMP picture from a path or from the bytes of a file.  max_pixels: larger ones
-    are refused; None: MAX_PIXELS.
+    """Reads a PNG, JPEG, TIFF, WebP, BMP or raw picture from a path or from the bytes of a file.
 
+    max_pixels: larger ones are refused; None: MAX_PIXELS.
     Of an animated or multi-page file the first picture is taken, by notice; palettes, CMYK and samples of
     less than 8 bits are converted, by notice.  Raises ImageError, in one sentence that begins with the file's
     name, for whatever is damaged, cut short, above a limit or of another kind; OSError if the file cannot be
     opened; MissingDependency if an optional package is needed.
     """
     name = f"<{len(source)} bytes>" if isinstance(source, bytes) else show_name(source)
+    limit = MAX_PIXELS if max_pixels is None else max_pixels
     with naming(name), open_file(source) as file:
-        return _read(file, MAX_PIXELS if max_pixels is None else max_pixels)
+        if not isinstance(source, bytes) and raw.is_raw(source):
+            return Image(raw.develop(source, limit), format="raw", bits=16, notices=[raw.NOTICE])
+        return _read(file, limit)
 
 
 class naming:

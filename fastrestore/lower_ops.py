@@ -464,6 +464,17 @@ def mul(walk, node, a, b):
     counts = {count for _, count in channels}
     if len(counts) > 1 and 1 not in counts:
         raise ValueError("the operands have different channels")
+    for position, other in ((0, 1), (1, 0)):
+        gate = walk.sole_source(node, position)
+        if len(counts) == 1 and gate is not None and gate.method == "activate" and gate.arguments["slope"] is None:
+            if operands[other] is gate or operands[other].whole != gate.whole:
+                continue
+            source, part = gate.inputs[0], (0, gate.channels)
+            if source.method == "concat" and len(source.inputs) == 1:  # a run of channels: read in place
+                source, part = source.inputs[0], source.arguments["parts"][0]
+            curve = {key: gate.arguments[key] for key in ("curve", "values")}
+            parts = [part, channels[other]]
+            return walk.add("gate", source, operands[other], channels=max(counts), parts=parts, **curve)
     return walk.add("multiply", *operands, channels=max(counts), parts=channels)
 
 

@@ -4,7 +4,8 @@ import math
 import os
 import threading
 import time
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ import torch
 from PIL import Image as PilImage
 from torch import Tensor, nn
 
-from fastrestore import engine, estimate, geo, pieces, sinks, sources, zoo
+from fastrestore import align, burst, dicom, engine, estimate, geo, pieces, sinks, sources, stream, zoo
 from fastrestore import image as images
 from fastrestore.errors import ImageError, UnsupportedOperator
 from fastrestore.tiled import TiledModel
@@ -31,7 +32,8 @@ class Restorer:
 
     model: a name that fastrestore.models() lists, a .safetensors file, a plan's .frp file, an nn.Module, or None
     for the task's default.  device: "auto" or "cpu".  precision: "auto" (float32), "float32" or "bfloat16" (about 60 dB
-    from float32's result, and several times as fast on AMX).  memory: bytes, or a string like "1GiB", for the work
+    from float32's result, and several times as fast on AMX); "int8" only for a plan
+    file that was compiled so.  memory: bytes, or a string like "1GiB", for the work
     beyond input and output; the result does not depend on it.  threads: None for all.
     Raises ModelError for a model that is unknown or refused, ValueError for other arguments that do not fit.
     """
@@ -68,12 +70,18 @@ class Restorer:
             self._channels, self._takes_sigma = self._runner.channels, self._runner.takes_sigma
             path = f"torch, because {error}"
         self._path, self._memory = path, memory
+        self._module = module
+        self._precision = "float32" if precision == "auto" else precision
+        self._noise_level: Callable[[np.ndarray], float] = estimate.noise_level
         self._lock = threading.RLock()
 
     @property
     def info(self) -> dict[str, Any]:
-        """The model's name and kind, and the path taken: device, ISA, precision, threads, memory."""
-        about = {"model": self.name, "channels": self._channels, "takes_sigma": self._takes_sigma}
+        """The model's name and kind, and the path taken: device, ISA, precision, threads, memory.
+
+        latency: how many frames of a stream must have come after one before its result does.
+        """
+        about = {"model": self.name, "channels": self._channels, "takes_sigma": self._takes_sigma, "latency": 0}
         return about | {"path": self._path} | self._runner.info
 
     def __call__(
@@ -105,6 +113,92 @@ class Restorer:
             return self._array(image, sigma, strength, clip, progress)
         raise ImageError(f"a picture must be an ndarray, a PIL image or a tensor, got {type(image).__name__}")
 
+    def stream(
+        self,
+        frames: Iterable[np.ndarray | PilImage.Image | Tensor],
+        sigma: float | None = None,
+        strength: float = 1.0,
+        clip: bool = True,
+    ) -> Iterator[np.ndarray | PilImage.Image | Tensor]:
+        """Restores the frames of a clip as they come: each result before the next frame is asked for.
+
+        frames: of one size, each of a kind that a call takes (tensors with one picture each).  The other arguments
+        and the results are a call's.  A recurrent model restores each frame with what it has seen before, but not
+        past a change of scene; every other model restores each by itself.  sigma None: the mean of what some frames
+        so far say.  Several streams may run at once, each with a state of its own, whose size depends on the frames'
+        size alone.
+        Raises what a call does, and ImageError for a frame of another size; frames before it have been restored.
+        """
+        session = Stream(self)
+        for frame in frames:
+            yield session(frame, sigma, strength, clip)
+
+    def burst(
+        self,
+        shots: Sequence[np.ndarray | PilImage.Image | Tensor],
+        sigma: float | None = None,
+        strength: float = 1.0,
+        clip: bool = True,
+        *,
+        reference: int | None = None,
+        notices: list[str] | None = None,
+    ) -> np.ndarray | PilImage.Image | Tensor:
+        """Restores one picture from several shots of a scene, 1 to 16, in any order.
+
+        shots: each of a kind that a call takes (tensors with one picture each).  The result shows what the reference
+        shows and is of its kind: the shot of that index, None for the sharpest.  Others are aligned with it; one of
+        another size, or that shows something else, is left out.  notices: gets a sentence for each; None: they are
+        Python warnings.  sigma None: estimated.  The other arguments are a call's.
+        Raises ValueError for a model that restores single pictures, ImageError for shots that are none.
+        """
+        restored, _, said = self._burst(shots, sigma, strength, clip, reference)
+        for sentence in said:
+            warnings.warn(sentence, stacklevel=2) if notices is None else notices.append(sentence)
+        return restored
+
+    def burst_files(
+        self,
+        sources: Sequence[str | os.PathLike],
+        target: str | os.PathLike,
+        sigma: float | None = None,
+        strength: float = 1.0,
+        *,
+        reference: int | None = None,
+        quality: int = 95,
+        max_pixels: int = images.MAX_PIXELS,
+    ) -> dict[str, Any]:
+        """Restores one picture from files with shots of a scene, as `burst`; what else a file holds is the reference's.
+
+        Returns {sigma (as given), height, width, seconds (of the model), reference, notices}.  Raises what image.read,
+        burst and image.write do.
+        """
+        self._check(sigma, strength)
+        images.format_of(target)
+        pictures = [images.read(source, max_pixels=max_pixels) for source in sources]
+        start = time.perf_counter()
+        shots = [picture.pixels for picture in pictures]
+        restored, reference, notices = self._burst(shots, sigma, strength, True, reference)
+        seconds = time.perf_counter() - start
+        picture = pictures[reference]
+        picture.pixels = restored
+        notices += picture.notices + images.write(target, picture, quality=quality)
+        height, width = restored.shape[:2]
+        about = {"sigma": sigma, "height": height, "width": width, "seconds": seconds}
+        return about | {"reference": reference, "notices": notices}
+
+    def _burst(
+        self, shots: Sequence[Any], sigma: float | None, strength: float, clip: bool, reference: int | None
+    ) -> tuple[Any, int, list[str]]:
+        """The restored picture, the index of the reference, and a sentence for each shot that is left out."""
+        if not stream.is_recurrent(self._module):
+            raise ValueError(f"{self.name} restores single pictures: a burst needs a model for bursts")
+        outlines = [align.outline(_colours(shot)) for shot in shots]
+        reference, others, notices = burst.chosen(outlines, reference)
+        session = Stream(self)
+        for index in others:  # the state that they leave is carried to the reference, which comes last
+            session.watch(shots[index], sigma)
+        return session(shots[reference], sigma, strength, clip), reference, notices
+
     def file(
         self,
         source: str | os.PathLike,
@@ -121,38 +215,71 @@ class Restorer:
         TIFF and zarr are restored piece by piece into TIFF or zarr, within the memory budget at any size; the bytes are
         those of a run in memory.  Other pictures are decoded whole.  max_pixels: larger ones are refused; None: those
         that would be decoded whole and have more than image.MAX_PIXELS.
-        GeoTIFFs with no-data or further bands keep them, band by band; see geo.py.
+        GeoTIFFs with no-data or further bands keep them, band by band; see geo.py.  DICOM becomes DICOM (.dcm).
         Returns {sigma (used, or None), height, width, seconds (of the model), notices}, and piece by piece {stages,
         bottleneck, waited}, see pieces.restore.  A float picture with samples outside [0, 1] is not clipped, by notice.
         Raises what image.read, __call__ and image.write do.
         """
         self._check(sigma, strength)
         os.stat(source)  # that it is missing is the more useful message
-        if geo.wanted(source, target) and self._runner.halo is not None:
-            source, target = Path(source), Path(target)
+        source, target, way = Path(source), Path(target), self.way(source, target)
+        if way == "pieces":
+            with sources.open_image(source, max_pixels=max_pixels) as opened:
+                return self.opened(opened, target, sigma, strength, quality=quality, progress=progress)
+        if way == "bands":
             return geo.restore(
                 source,
                 target,
                 lambda bands, sink, tick: self._into(sink, bands, target.parent, sigma, strength, tick),
                 progress or _nothing,
             )
-        if self.in_pieces(source, target):
-            with sources.open_image(source, max_pixels=max_pixels) as opened:
-                return self.opened(opened, target, sigma, strength, quality=quality, progress=progress)
+        if way == "slices":
+            return self._slices(source, target, sigma, strength, max_pixels, progress)
         images.format_of(target)
         picture = images.read(source, max_pixels=max_pixels)
         report = self.picture(picture, sigma, strength, progress)
         report["notices"] += images.write(target, picture, quality=quality)
         return report
 
-    def in_pieces(self, source: str | os.PathLike, target: str | os.PathLike) -> bool:
-        """Whether file() works piece by piece: into zarr always; with a model that does not look at the whole picture
-        at once, also into TIFF from a zarr, a large TIFF, or a GeoTIFF that geo.wanted() speaks of."""
-        if Path(target).suffix.lower() == sources.ZARR:
-            return True
-        if images.format_of(target) != "TIFF" or self._runner.halo is None:
-            return False
-        return os.path.isdir(source) or geo.wanted(source, target) or sources.is_large_tiff(source, WHOLE_BYTES)
+    def way(self, source: str | os.PathLike, target: str | os.PathLike) -> str:
+        """How file() works.  "pieces": into zarr, and with a model that does not look at the whole picture at once into
+        TIFF from a zarr or a large TIFF; "bands": with such a model, a GeoTIFF that geo.wanted() speaks of; "slices":
+        from DICOM into DICOM; "picture": whole."""
+        suffix, local = Path(target).suffix.lower(), self._runner.halo is not None
+        if suffix == sources.ZARR:
+            return "pieces"
+        if suffix == dicom.SUFFIX and dicom.is_dicom(source):
+            return "slices"
+        if images.format_of(target) != "TIFF" or not local:
+            return "picture"
+        if geo.wanted(source, target):
+            return "bands"
+        return "pieces" if os.path.isdir(source) or sources.is_large_tiff(source, WHOLE_BYTES) else "picture"
+
+    def _slices(
+        self,
+        source: Path,
+        target: Path,
+        sigma: float | None,
+        strength: float,
+        max_pixels: int | None,
+        progress: Progress | None,
+    ) -> dict[str, Any]:
+        tick = progress or _nothing
+        opened = dicom.Slice(source, images.MAX_PIXELS if max_pixels is None else max_pixels)
+        start, frames = time.perf_counter(), []
+        for n, frame in enumerate(opened.frames):
+            share = 1 / len(opened.frames)
+            restored, used = self._restore(
+                frame, sigma, strength, True, lambda done, n=n, s=share: tick((n + done) * s)
+            )
+            sigma = used  # of the first frame: one picture, one level
+            frames.append(restored)
+        seconds = time.perf_counter() - start
+        opened.back(frames)
+        opened.write(target)
+        height, width = frames[0].shape[:2]
+        return {"sigma": sigma, "height": height, "width": width, "seconds": seconds, "notices": []}
 
     def opened(
         self,
@@ -248,7 +375,7 @@ class Restorer:
     ) -> tuple[np.ndarray, float | None]:
         """The restored pixels, and the noise level used.  pixels: contiguous [H, W, 1 or 3] of an engine dtype."""
         if sigma is None and self._takes_sigma:
-            sigma = estimate.noise_level(pixels)
+            sigma = self._noise_level(pixels)
         pixels = pixels.view(pixels.dtype.type)  # numpy's own dtype object, which is what the engine looks for
         out = np.empty_like(pixels)
         tick = progress or _nothing  # always one, so that Ctrl-C acts while the engine works
@@ -314,6 +441,37 @@ class Restorer:
         return out.to(x.device, x.dtype)
 
 
+class Stream(Restorer):
+    """A restorer of the frames of one clip, called with one after the other; see Restorer.stream."""
+
+    def __init__(self, restorer: Restorer):
+        vars(self).update(vars(restorer))
+        self._noise_level = stream.NoiseLevel()
+        if stream.is_recurrent(self._module):
+            self._runner = stream.RecurrentRunner(self._module, self._memory, self._precision)
+            self._path = "torch, because no plan expresses a state yet"
+
+    def watch(self, image: np.ndarray | PilImage.Image | Tensor, sigma: float | None = None) -> None:
+        """Takes note of the next frame of a recurrent model's stream, whose result nobody needs: less work."""
+        self._check(sigma, 1.0)
+        pixels = _colours(image)
+        if sigma is None and self._takes_sigma:
+            sigma = self._noise_level(pixels)
+        with self._lock:
+            self._runner.watch(pixels, sigma)
+
+    def state(self) -> dict[str, np.ndarray]:
+        """What goes from frame to frame, by name; a stream that resumes with it goes on to the same bits."""
+        arrays = {"noise": self._noise_level.array()}
+        return arrays | self._runner.arrays() if stream.is_recurrent(self._module) else arrays
+
+    def resume(self, state: Mapping[str, np.ndarray]) -> None:
+        """Goes on from the state of a stream through the same model."""
+        self._noise_level.resume(state["noise"])
+        if stream.is_recurrent(self._module):
+            self._runner.resume(state)
+
+
 def restore(
     image: np.ndarray | PilImage.Image | Tensor,
     task: str = "denoise",
@@ -354,6 +512,22 @@ def _check_array(array: np.ndarray, clip: bool) -> None:
             raise ImageError(f"the picture has samples that are NaN or infinite: {what}")
         if clip and row.max() > FLOAT_LIMIT:
             raise ImageError(f"float pictures are in [0, 1], this one reaches {row.max():g}: {what}; or say clip=False")
+
+
+def _colours(image: np.ndarray | PilImage.Image | Tensor) -> np.ndarray:
+    """A picture's colours as an array [H, W, 1 or 3].  Raises ImageError for what is no picture."""
+    if isinstance(image, PilImage.Image):
+        image = np.asarray(image)
+    elif isinstance(image, Tensor):
+        if image.ndim != 4 or image.shape[0] != 1:
+            raise ImageError(f"a shot must be one picture [1, C, H, W], got {list(image.shape)}")
+        image = image[0].detach().cpu().permute(1, 2, 0)
+        image = (image.float() if image.dtype == torch.bfloat16 else image).numpy()
+    elif not isinstance(image, np.ndarray):
+        raise ImageError(f"a picture must be an ndarray, a PIL image or a tensor, got {type(image).__name__}")
+    _check_array(image, clip=False)
+    data = image[..., None] if image.ndim == 2 else image
+    return np.ascontiguousarray(data[..., : data.shape[2] - (data.shape[2] in (2, 4))], data.dtype.newbyteorder("="))
 
 
 def _in_range(low: float, high: float, notices: list[str]) -> bool:

@@ -7,7 +7,7 @@ import os
 import secrets
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +51,7 @@ class Sink:
         raise NotImplementedError
 
 
-def split(top: int, left: int, samples: np.ndarray, segment: tuple[int, int]) -> Any:
+def split(top: int, left: int, samples: np.ndarray, segment: tuple[int, int]) -> Iterator[tuple[int, int, np.ndarray]]:
     """Yields (top, left, samples) of each segment within samples."""
     rows, columns = segment
     for y in range(0, samples.shape[0], rows):

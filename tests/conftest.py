@@ -6,6 +6,15 @@ from pathlib import Path
 import pytest
 
 
+def pytest_addoption(parser):
+    parser.addoption(
+        "--device",
+        default="emulated",
+        choices=["emulated", "cuda"],
+        help="where tests/gpu runs CUDA kernels: emulated on the host, or on this machine's GPU",
+    )
+
+
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
     """The folder of public test images and weights: FASTRESTORE_DATA, or ../shared/data beside the checkout."""
@@ -14,3 +23,14 @@ def shared_data() -> Path:
     if not (folder / "testsets").is_dir():
         pytest.skip(f"the shared data is not there: {folder}")
     return folder
+
+
+@pytest.fixture(scope="session")
+def plan(tmp_path_factory) -> str:
+    """The file of a small U-Net's plan, which takes a noise level."""
+    import fastrestore
+    from tests.test_engine import small_model
+
+    path = tmp_path_factory.mktemp("plan") / "small.frp"
+    fastrestore.compile(small_model("unet")).save(path)
+    return str(path)

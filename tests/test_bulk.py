@@ -20,14 +20,6 @@ from fastrestore import bulk
 from fastrestore import image as images
 from fastrestore.cli import main
 from fastrestore.errors import ImageError
-from tests.test_engine import small_model
-
-
-@pytest.fixture(scope="module")
-def plan(tmp_path_factory) -> str:
-    path = tmp_path_factory.mktemp("plan") / "small.frp"
-    fr.compile(small_model("unet")).save(path)
-    return str(path)
 
 
 def save(path: Path, seed: int, mode: str = "RGB", side: int = 24) -> None:
@@ -196,11 +188,12 @@ def _uninterrupted(folder, plan, tmp_path) -> dict[str, str]:
 def test_killed_at_any_moment(plan, tmp_path):
     """kill -9 at random moments: what is there is whole, and the resumed run's bytes are an uninterrupted one's."""
     folder, out = tmp_path / "in", tmp_path / "out"
-    for seed in range(40):
-        save(folder / f"{seed:02}.png", seed, side=200)
+    for seed in range(40):  # the TIFFs go piece by piece
+        save(folder / f"{seed:02}{'.tif' if seed % 4 == 0 else '.png'}", seed, side=200)
     expected = _uninterrupted(folder, plan, tmp_path)
     call = f"fr.batch({str(folder)!r}, {str(out)!r}, model={plan!r}, sigma=20.0, threads=1, resume=True)"
-    script = f"import fastrestore as fr; print('on', flush=True); list({call})"
+    script = "import fastrestore as fr; from fastrestore import restorer; restorer.WHOLE_BYTES = 0\n"
+    script += f"print('on', flush=True); list({call})"
     randomly, kills = random.Random(0), 0
     for _ in range(60):
         process = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE)
@@ -217,6 +210,121 @@ def test_killed_at_any_moment(plan, tmp_path):
     records = run(folder, out, plan, resume=True)
     assert all(r["ok"] for r in records)
     assert hashes(out) == expected
+
+
+_POINTS = """
+import hashlib, os, shutil, signal, sys
+from pathlib import Path
+import fastrestore as fr
+from fastrestore import restorer
+restorer.WHOLE_BYTES = 5000  # of the two pictures, the TIFF goes piece by piece
+folder, out, plan = {folder!r}, Path({out!r}), {plan!r}
+
+def batch(**options):
+    return list(fr.batch(folder, out, model=plan, sigma=20.0, threads=1, **options))
+
+def hashes():
+    files = [path for path in out.rglob('*') if path.is_file() and path.name != 'manifest.jsonl']
+    return {{path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in files if path.suffix != '.part'}}
+
+def in_child(work):
+    child = os.fork()
+    if child == 0:
+        try:
+            work()
+            os._exit(0)
+        except BaseException as error:
+            print(repr(error), file=sys.stderr)
+            os._exit(1)
+    return os.waitpid(child, 0)[1]
+
+def killed_at(point):
+    left = [point]
+    def hook(event, arguments):
+        if event in ('open', 'os.rename', 'os.remove', 'os.mkdir') and str(out) in str(arguments[0]):
+            left[0] -= 1
+            if left[0] == 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+    sys.addaudithook(hook)
+    batch(resume=True)
+
+assert in_child(batch) == 0
+expected, points = hashes(), 0
+while True:
+    shutil.rmtree(out)
+    state = in_child(lambda: killed_at(points + 1))
+    if state == 0:
+        break
+    assert os.WTERMSIG(state) == signal.SIGKILL
+    points += 1
+    seen = hashes()
+    assert all(expected[name] == value for name, value in seen.items()), points
+    assert in_child(lambda: batch(resume=True)) == 0
+    assert hashes() == expected and not list(out.rglob('*.part')), points
+print(points)
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_killed_at_every_step_on_the_output_folder(plan, tmp_path):
+    """kill -9 just before each file there is opened, renamed or removed: what is there is whole, and the rest comes."""
+    save(tmp_path / "in" / "a.png", 1)
+    save(tmp_path / "in" / "deep" / "b.tif", 2, side=60)
+    script = _POINTS.format(folder=str(tmp_path / "in"), out=str(tmp_path / "out"), plan=plan)
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) >= 10
+
+
+def test_odd_names(plan, tmp_path):
+    names = ["-o.png", "--resume.png", "two\nlines.png", " .png", "%s{stem}.png", "ünï.png"]
+    for seed, name in enumerate(names):
+        save(tmp_path / "in" / name, seed)
+    records = run(tmp_path / "in", tmp_path / "out", plan)
+    assert sorted(record["input"] for record in records if record["ok"]) == sorted(names)
+    assert sorted(hashes(tmp_path / "out")) == sorted(names)
+    assert all(record["skipped"] for record in run(tmp_path / "in", tmp_path / "out", plan, resume=True))
+    (tmp_path / "in" / "two\nlines.png").write_bytes(b"no picture")
+    error = next(r["error"] for r in run(tmp_path / "in", tmp_path / "out", plan, resume=True) if not r["ok"])
+    assert "\n" not in error and "two" in error
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs RLIMIT_FSIZE")
+@pytest.mark.parametrize("whole", [1 << 30, 0], ids=["whole", "piece by piece"])
+def test_a_file_that_cannot_grow(plan, tmp_path, whole):
+    """The system's own refusal of a write, not one made up: the picture fails, the smaller ones do not."""
+    save(tmp_path / "in" / "a.tif", 1, side=16)
+    save(tmp_path / "in" / "b.tif", 2, side=400)
+    save(tmp_path / "in" / "c.tif", 3, side=16)
+    code = f"""
+import json, resource
+import fastrestore as fr
+from fastrestore import restorer
+restorer.WHOLE_BYTES = {whole}
+resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+for record in fr.batch({str(tmp_path / "in")!r}, {str(tmp_path / "out")!r}, model={plan!r}, sigma=20.0, threads=1):
+    print(json.dumps([record["ok"], record["error"]]))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    records = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [ok for ok, _ in records] == [True, False, True]
+    assert "b.tif" in records[1][1] and "large" in records[1][1]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a.tif", "c.tif", bulk.MANIFEST]
+
+
+def test_the_iterator_knows_its_length(folder, plan, tmp_path):
+    records = fr.batch(folder, tmp_path / "out", model=plan, sigma=20.0)
+    assert len(records) == 6
+    assert len(list(records)) == 6
+
+
+def test_large_tiffs_go_piece_by_piece_to_the_same_bytes(folder, plan, tmp_path, monkeypatch):
+    expected = _uninterrupted(folder, plan, tmp_path)
+    monkeypatch.setattr("fastrestore.restorer.WHOLE_BYTES", 0)
+    records = run(folder, tmp_path / "out", plan)
+    assert hashes(tmp_path / "out") == expected
+    tiff = next(record for record in records if record["input"].endswith("c.tif"))
+    assert all(tiff["seconds"][stage] > 0 for stage in bulk.STAGES)
 
 
 def test_the_command(folder, plan, tmp_path, capsys):

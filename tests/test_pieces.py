@@ -31,13 +31,6 @@ def pieces_for_all(monkeypatch):
     monkeypatch.setattr(restorer, "WHOLE_BYTES", 0)
 
 
-@pytest.fixture(scope="module")
-def plan(tmp_path_factory) -> str:
-    path = tmp_path_factory.mktemp("plan") / "small.frp"
-    fr.compile(small_model("unet")).save(path)
-    return str(path)
-
-
 def samples(height: int, width: int, channels: int, dtype: str) -> np.ndarray:
     values = np.random.default_rng(3).random((height, width, channels), np.float32)
     return values if dtype == "float32" else (values * np.iinfo(dtype).max).astype(dtype)
@@ -286,6 +279,20 @@ def test_memory_is_flat(plan, tmp_path, height, width, steps):
     assert grown < engine.parse_memory(memory) / 2**20 + 20 + 5 * (height * width >> 30)  # where each tile lies
     left = [path for path in tmp_path.iterdir() if path.name != "out.tif"]
     assert not left
+
+
+def test_without_address_space_parts_are_lower(plan, monkeypatch):
+    def refused(*_):
+        raise OSError(errno.ENOMEM, "Cannot allocate memory")
+
+    shape = flow.Shape(20_000, 300, 3, False, np.dtype(np.uint8), (16, 16), (48, 16))
+    whole, _ = flow.columns(engine.Plan.load(plan), shape, 1, 16 << 20)
+    monkeypatch.setattr(flow.Rows, "__init__", refused)
+    parts, _ = flow.columns(engine.Plan.load(plan), shape, 1, 16 << 20)
+    assert len(whole) == 1 and len(parts) > 3
+    assert all(part.core.top % 48 == 0 for part in parts)
+    assert sum(part.core.height * part.core.width for part in parts) == 20_000 * 300
+    assert max(part.core.height for part in parts) * 300 * 3 <= 4 << 20
 
 
 def test_an_error_at_any_stage_leaves_nothing(plan, tmp_path, monkeypatch):

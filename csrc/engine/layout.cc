@@ -19,7 +19,7 @@ int64_t pixels_per_thread(const Plan& plan, const ConvSpec& spec) {
   const int64_t weights = spec.in_channels / spec.groups * spec.out_channels, taps = spec.kernel_h * spec.kernel_w;
   if (taps < 9 || spec.groups > 1) return std::min<int64_t>(weights * taps / 36, 256);
   if (weights > 96 * 96) return 1024;
-  return plan.precision() == Precision::bfloat16 ? 2048 : 4096;
+  return plan.precision() == Precision::float32 ? 4096 : 2048;
 }
 
 // The rows of node n in such a band; 0 for what is no convolution of an image.
@@ -230,11 +230,6 @@ void place_rings(const Plan& plan, int threads, Layout& layout) {
 
 }  // namespace
 
-MemoryBudgetExceeded::MemoryBudgetExceeded(int64_t budget, int64_t needed_bytes)
-    : std::runtime_error("a memory budget of " + std::to_string(budget) + " bytes is too small: this model needs " +
-                         std::to_string(needed_bytes) + " bytes for pictures of this size"),
-      needed(needed_bytes) {}
-
 int64_t rows_possible(const Plan& plan, size_t n, const std::vector<int64_t>& rows, int64_t height) {
   const Node& node = plan.node(n);
   const int64_t all = node_height(plan, n, height);
@@ -282,6 +277,7 @@ int64_t rows_possible(const Plan& plan, size_t n, const std::vector<int64_t>& ro
           break;
         case Op::layer_norm:
         case Op::mix:
+        case Op::gate:
         case Op::concat:
         case Op::add:
         case Op::multiply:
@@ -347,6 +343,7 @@ int64_t first_row_needed(const Plan& plan, size_t n, size_t which, int64_t done,
     case Op::channel_softmax:
     case Op::layer_norm:
     case Op::mix:
+    case Op::gate:
     case Op::concat:
     case Op::add:
     case Op::multiply:

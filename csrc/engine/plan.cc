@@ -11,6 +11,7 @@ namespace {
 
 // A pixel of bfloat16 is padded to whole tiles of 32 channels, which is what the matrix units read at a time.
 constexpr int64_t kBf16Pitch = 32;
+constexpr int64_t kLevelsPitch = 16;      // as int8_depth
 constexpr int64_t kTableMultiple = 16;  // floats of the widest vector
 
 // The convolution that makes one phase of a transposed one, with its share of the weights.
@@ -47,7 +48,8 @@ PackedConv pack_phase(const Node& node, int64_t phase_y, int64_t phase_x, Isa is
 }
 
 bool is_pointwise(Op op) {
-  return op == Op::add || op == Op::multiply || op == Op::affine || op == Op::activate || op == Op::layer_norm;
+  return op == Op::add || op == Op::multiply || op == Op::affine || op == Op::activate || op == Op::layer_norm ||
+         op == Op::gate;
 }
 
 // Values by channel, repeated until whole pixels are whole vectors, so that a row is one run of values.
@@ -87,24 +89,24 @@ int64_t most_needed(const Node& node, size_t which, int64_t count, Axis axis) {
 
 }  // namespace
 
-const char* precision_name(Precision precision) { return precision == Precision::bfloat16 ? "bfloat16" : "float32"; }
-
-Precision parse_precision(const std::string& name) {
-  for (Precision precision : {Precision::float32, Precision::bfloat16})
-    if (name == precision_name(precision)) return precision;
-  throw std::invalid_argument("unknown precision '" + name + "': use float32 or bfloat16");
-}
-
-Plan::Plan(Graph graph, Precision precision, Isa isa)
+Plan::Plan(Graph graph, Precision precision, Isa isa, std::vector<ImageLevels> levels)
     : graph_(std::move(graph)),
       precision_(precision),
       isa_(isa),
+      levels_(std::move(levels)),
       steps_(graph_.nodes().size()),
       consumers_(steps_.size()) {
   if (graph_.output() < 0) throw std::invalid_argument("plan: the graph has no output");
   for (const State& state : graph_.states())
     if (state.next < 0) throw std::invalid_argument("plan: a state has no successor");
-  if (precision == Precision::bfloat16) choose_elements();
+  if (precision != Precision::int8 && !levels_.empty())
+    throw std::invalid_argument("plan: only precision int8 has images of levels");
+  check_levels(graph_, levels_);
+  if (precision != Precision::float32) choose_elements();
+  for (const ImageLevels& image : levels_) {
+    steps_[static_cast<size_t>(image.node)].element = Element::u8;
+    steps_[static_cast<size_t>(image.node)].levels = image.levels;
+  }
   for (size_t n = 0; n < steps_.size(); ++n)
     for (size_t i = 0; i < graph_.nodes()[n].inputs.size(); ++i)
       consumers_[static_cast<size_t>(graph_.nodes()[n].inputs[i])].push_back({n, i});
@@ -114,10 +116,10 @@ Plan::Plan(Graph graph, Precision precision, Isa isa)
     const Node& node = graph_.nodes()[n];
     Step& step = steps_[n];
     if (node.op == Op::conv2d) {
-      const ConvAlgorithm algorithm =
-          choose_conv_algorithm(node.conv, isa, steps_[static_cast<size_t>(node.inputs[0])].element);
-      step.convs.push_back(
-          pack_conv(node.conv, algorithm, isa, node.weight.data(), node.bias.empty() ? nullptr : node.bias.data()));
+      const Step& input = steps_[static_cast<size_t>(node.inputs[0])];
+      const ConvAlgorithm algorithm = choose_conv_algorithm(node.conv, isa, input.element);
+      step.convs.push_back(pack_conv(node.conv, algorithm, isa, node.weight.data(),
+                                     node.bias.empty() ? nullptr : node.bias.data(), input.levels));
       if (algorithm == ConvAlgorithm::winograd4 || algorithm == ConvAlgorithm::bf16_winograd4) {
         step.row_grid = 4;
         vector_pitch[static_cast<size_t>(node.inputs[0])] = true;
@@ -150,6 +152,7 @@ Plan::Plan(Graph graph, Precision precision, Isa isa)
     if (is_pointwise(node.op) && vector_pitch[static_cast<size_t>(node.inputs[0])]) vector_pitch[n] = true;
     step.pitch = vector_pitch[n] || node.channels >= 16 ? round_up(node.channels, 16) : node.channels;
     if (step.element == Element::bf16) step.pitch = round_up(node.channels, kBf16Pitch);
+    if (step.element == Element::u8) step.pitch = round_up(node.channels, kLevelsPitch);
     if (node.op == Op::affine || (node.op == Op::activate && !node.weight.empty()))
       append_table(step.table, node.weight, step.pitch);
     if (node.op == Op::affine) append_table(step.table, node.bias, step.pitch);
@@ -170,7 +173,7 @@ Plan::Plan(Graph graph, Precision precision, Isa isa)
       floats += round_up(steps_[n].row_grid * columns * steps_[n].pitch, 16);
       for (size_t i = 0; i < node.inputs.size(); ++i) {
         const Step& input = steps_[static_cast<size_t>(node.inputs[i])];
-        if (input.element == Element::bf16)
+        if (input.element != Element::f32)
           floats += round_up(most_needed(node, i, steps_[n].row_grid, Axis::rows) *
                                  most_needed(node, i, columns, Axis::columns) * input.pitch,
                              16);
@@ -220,8 +223,8 @@ void Plan::choose_elements() {
 bool Plan::needs_scratch(size_t n) const {
   const Node& node = graph_.nodes()[n];
   if (node.op == Op::conv2d || node.op == Op::conv_transpose2d || node.fold > 0) return false;
-  bool narrow = steps_[n].element == Element::bf16;
-  for (int input : node.inputs) narrow = narrow || steps_[static_cast<size_t>(input)].element == Element::bf16;
+  bool narrow = steps_[n].element != Element::f32;
+  for (int input : node.inputs) narrow = narrow || steps_[static_cast<size_t>(input)].element != Element::f32;
   return narrow;
 }
 

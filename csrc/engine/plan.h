@@ -5,6 +5,8 @@
 #include <string>
 #include <vector>
 
+#include "engine/int8.h"
+#include "engine/precision.h"
 #include "graph/graph.h"
 #include "kernels/arithmetic/arithmetic.h"
 #include "kernels/channel_attention/channel_attention.h"
@@ -15,11 +17,6 @@
 
 namespace fr {
 
-enum class Precision : int32_t { float32, bfloat16 };  // of intermediate images and of products; sums are float32
-
-const char* precision_name(Precision precision);
-Precision parse_precision(const std::string& name);  // throws std::invalid_argument for an unknown name
-
 struct Step {
   // conv2d: one convolution. conv_transpose2d: one for each phase, row by row of the stride x stride grid.
   std::vector<PackedConv> convs;
@@ -29,6 +26,7 @@ struct Step {
   int64_t row_grid = 1, row_shift = 0;
   int64_t pitch = 0;  // values from pixel to pixel
   Element element = Element::f32;
+  Levels levels;  // where element is u8
   // Columns kept on each side of the image, filled as `border` says, for the convolutions that read this node so.
   int64_t margin = 0;
   Border border = Border::zero;
@@ -59,19 +57,22 @@ struct RowKernels {
 
 class Plan {
  public:
-  explicit Plan(Graph graph, Precision precision = Precision::float32, Isa isa = host_isa());
+  // levels: the images that are u8, for int8 only. Throws std::invalid_argument for what check_levels refuses.
+  explicit Plan(Graph graph, Precision precision = Precision::float32, Isa isa = host_isa(),
+                std::vector<ImageLevels> levels = {});
 
   const Graph& graph() const { return graph_; }
   const Node& node(size_t n) const { return graph_.nodes()[n]; }
   const Step& step(size_t n) const { return steps_[n]; }
   size_t size() const { return steps_.size(); }
   Precision precision() const { return precision_; }
+  const std::vector<ImageLevels>& levels() const { return levels_; }
   Isa isa() const { return isa_; }
   int64_t grid() const { return grid_; }  // input pixels; a strip or a band may begin at multiples of it
   int64_t workspace_floats() const { return workspace_floats_; }  // scratch of one thread
   // Columns that a row operator computes at a time: all, or a few where images pass through float scratch.
   static constexpr int64_t kPieceColumns = 64;
-  bool needs_scratch(size_t n) const;  // whether a row operator works on float copies of bfloat16 images
+  bool needs_scratch(size_t n) const;  // whether a row operator works on float copies of narrower images
   int64_t packed_bytes() const;
   const std::vector<Consumer>& consumers(size_t n) const { return consumers_[n]; }  // in the order of nodes
   const RowKernels& row_kernels() const { return row_kernels_; }
@@ -83,6 +84,7 @@ class Plan {
   Graph graph_;
   Precision precision_;
   Isa isa_;
+  std::vector<ImageLevels> levels_;
   std::vector<Step> steps_;
   std::vector<std::vector<Consumer>> consumers_;
   RowKernels row_kernels_;

@@ -6,6 +6,8 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <cmath>
+#include <limits>
 #include <memory>
 #include <stdexcept>
 #include <system_error>
@@ -56,6 +58,37 @@ const T& member(const json::Value& document, const char* key, const char* kind) 
   return *found;
 }
 
+json::Value levels_to_json(const std::vector<ImageLevels>& images) {
+  json::Array list;
+  for (const ImageLevels& image : images)
+    list.push_back(json::Object{{"node", image.node},
+                                {"scale", static_cast<double>(image.levels.scale)},
+                                {"zero", static_cast<int64_t>(image.levels.zero)}});
+  return list;
+}
+
+int32_t small_integer(const json::Value& object, const char* key) {
+  const int64_t value = member<int64_t>(object, key, "an integer");
+  require(value >= 0 && value <= std::numeric_limits<int32_t>::max(),
+          std::string("the plan's levels: ") + key + " is out of range");
+  return static_cast<int32_t>(value);
+}
+
+std::vector<ImageLevels> levels_from_json(const json::Array& list) {
+  std::vector<ImageLevels> images;
+  for (const json::Value& entry : list) {
+    const json::Object* members = entry.get<json::Object>();
+    const json::Value* scale = entry.find("scale");
+    require(members != nullptr && members->size() == 3 && scale != nullptr,
+            "the plan's levels must be objects of exactly node, scale and zero");
+    const int64_t* whole = scale->get<int64_t>();
+    const double value = whole != nullptr ? static_cast<double>(*whole) : member<double>(entry, "scale", "a number");
+    require(std::fabs(value) <= std::numeric_limits<float>::max(), "the plan's levels: a scale is beyond float32");
+    images.push_back({small_integer(entry, "node"), {static_cast<float>(value), small_integer(entry, "zero")}});
+  }
+  return images;
+}
+
 // What the metadata says; the one that is not there stays empty.
 struct Metadata {
   std::string document, checksum;
@@ -86,16 +119,20 @@ PlanFile assemble(const SafetensorsHeader& header, const char* data, Checksum ch
   // Before the checksum, which the next format may compute in another way.
   require(member<int64_t>(document, "format", "an integer") == kFormat,
           "only plan files of format " + std::to_string(kFormat) + " can be read; a newer fastrestore wrote this");
-  require(document.get<json::Object>()->size() == 6,
-          "the plan's description must have exactly format, precision, channels, takes_sigma, card and graph");
   require(checksum == Checksum::ignore || checksum_of(metadata.document, tensors) == metadata.checksum,
           "the checksum does not match: the file is damaged or was altered");
   PlanFile file;
   file.precision = read_precision(member<std::string>(document, "precision", "a string"));
+  const bool int8 = file.precision == Precision::int8;
+  require(document.get<json::Object>()->size() == (int8 ? 7 : 6),
+          "the plan's description must have exactly format, precision, channels, takes_sigma, card and graph, for int8 "
+          "also levels");
   file.card = member<json::Object>(document, "card", "an object");
   const json::Value* graph = document.find("graph");
   require(graph != nullptr, "the plan's graph is missing");
   file.graph = graph_from_json(*graph, tensors);
+  if (int8) file.levels = levels_from_json(member<json::Array>(document, "levels", "an array"));
+  check_levels(file.graph, file.levels);
   require(member<int64_t>(document, "channels", "an integer") == file.graph.channels(),
           "the plan's channels are not those of its graph");
   require(member<bool>(document, "takes_sigma", "true or false") == file.graph.takes_sigma(),
@@ -144,17 +181,21 @@ class File {
 
 }  // namespace
 
-std::string write_plan_file(const Graph& graph, Precision precision, const json::Value& card) {
+std::string write_plan_file(const Graph& graph, Precision precision, const json::Value& card,
+                            const std::vector<ImageLevels>& levels) {
   require(graph.output() >= 0, "the graph has no output");
   require(card.get<json::Object>() != nullptr, "the card must be a JSON object");
   std::vector<NamedTensor> tensors;
   json::Value nodes = graph_to_json(graph, tensors);
-  const std::string document = json::write(json::Object{{"format", kFormat},
-                                                        {"precision", precision_name(precision)},
-                                                        {"channels", graph.channels()},
-                                                        {"takes_sigma", graph.takes_sigma()},
-                                                        {"card", card},
-                                                        {"graph", std::move(nodes)}});
+  json::Object about{{"format", kFormat},
+                     {"precision", precision_name(precision)},
+                     {"channels", graph.channels()},
+                     {"takes_sigma", graph.takes_sigma()},
+                     {"card", card},
+                     {"graph", std::move(nodes)}};
+  require(precision == Precision::int8 || levels.empty(), "only precision int8 has images of levels");
+  if (precision == Precision::int8) about.push_back({"levels", levels_to_json(levels)});
+  const std::string document = json::write(about);
   SafetensorsHeader header;
   header.metadata = {{kDocumentKey, document}, {"sha256", checksum_of(document, tensors)}};
   for (const NamedTensor& tensor : tensors)

@@ -104,6 +104,23 @@ bool activate(const Plan& plan, const Node& node, const Step& step, const Piece&
   return alike;
 }
 
+// Some pixels at a time: what the curve made is multiplied while it is in the first-level cache.
+void gate(const Plan& plan, const Node& node, const Piece& p) {
+  constexpr int64_t kPixels = 16;
+  const float* a = operand(p, 0).data + node.parts[0].first;
+  Operand b = operand(p, 1);
+  b.data += node.parts[1].first;
+  float* out = target(p);
+  for (int64_t left = p.x_end - p.x_begin; left > 0; left -= kPixels) {
+    const int64_t pixels = std::min(left, kPixels);
+    plan.row_kernels().activate(node.curve, nullptr, 0, a, p.in[0].pitch, out, p.out.pitch, node.channels, pixels);
+    plan.row_kernels().arithmetic->multiply({out, p.out.pitch, false}, b, out, p.out.pitch, node.channels, pixels);
+    a += pixels * p.in[0].pitch;
+    b.data += pixels * b.pitch;
+    out += pixels * p.out.pitch;
+  }
+}
+
 void pool(const Plan& plan, const Node& node, const Piece& p) {
   const ConvSpec& window = node.conv;
   const FloatRows& in = p.in[0];
@@ -335,6 +352,9 @@ bool compute(const Plan& plan, const Node& node, const Step& step, const Piece& 
       break;
     case Op::warp:
       warp(plan, node, p);
+      break;
+    case Op::gate:
+      gate(plan, node, p);
       break;
     case Op::input:
     case Op::state:

@@ -19,14 +19,6 @@ constexpr int64_t kPartsPerThread = 3;            // pieces of a band, so that a
 constexpr int64_t kFewestColumns = 96;            // of a piece, where rows can be divided instead
 constexpr int64_t kColumnGrid = 16;               // of pieces: 4 Winograd tiles, a tile of AMX
 constexpr int64_t kFloatsWorthAThread = 1 << 14;  // below this, waking a thread costs more than it helps
-constexpr int64_t kMaxSide = 1 << 24;             // of a picture: no product of sizes comes near 63 bits
-
-void check_size(int64_t height, int64_t width) {
-  if (height < 1 || width < 1) throw std::invalid_argument("session: the picture is empty");
-  if (height > kMaxSide || width > kMaxSide)
-    throw std::invalid_argument("session: the sides of a picture may have up to " + std::to_string(kMaxSide) +
-                                " pixels, got " + std::to_string(height) + " x " + std::to_string(width));
-}
 
 }  // namespace
 
@@ -38,7 +30,7 @@ Session::Session(std::shared_ptr<const Plan> plan, int threads, int64_t memory)
 }
 
 RunReport Session::preview(int64_t height, int64_t width) const {
-  check_size(height, width);
+  check_picture_size(height, width);
   const Layout layout = make_layout(*plan_, height, width, threads_, memory_);
   return {0, static_cast<int64_t>(layout.strips.size()), layout.band, layout.arena_bytes + layout.state_bytes, {}};
 }
@@ -79,22 +71,7 @@ RunReport Session::run(const Picture& picture, const RunOptions& options) {
 }
 
 void Session::run(const Picture& picture, const RunOptions& options, RunReport& report) {
-  const Graph& graph = plan_->graph();
-  check_size(picture.height, picture.width);
-  if (picture.channels != graph.channels() && picture.channels != 1)
-    throw std::invalid_argument("session: the model takes " + std::to_string(graph.channels()) +
-                                " channels, the picture has " + std::to_string(picture.channels));
-  const int64_t row_bytes = checked_product(picture.width, picture.channels, pixel_bytes(picture.type));
-  if (picture.in_row_bytes < row_bytes || picture.out_row_bytes < row_bytes)
-    throw std::invalid_argument("session: a row of the picture is shorter than its pixels");
-  checked_product(picture.height, std::max(picture.in_row_bytes, picture.out_row_bytes));
-  if (graph.takes_sigma() != options.sigma.has_value())
-    throw std::invalid_argument(graph.takes_sigma() ? "session: this model needs sigma"
-                                                    : "session: this model takes no sigma");
-  if (options.sigma && !(*options.sigma >= 0 && std::isfinite(*options.sigma)))
-    throw std::invalid_argument("session: sigma must be finite and not negative");
-  if (!std::isfinite(options.strength)) throw std::invalid_argument("session: strength must be finite");
-
+  check_run(plan_->graph(), picture, options);
   std::lock_guard<std::mutex> lock(running_);
   prepare(picture.height, picture.width);
   report.non_finite = 0;
@@ -214,6 +191,7 @@ void Session::run_strip(const Strip& strip, const Picture& picture, const RunOpt
       else
         compute(strip, n, rows[n], next);
       fill_margins(strip, n, rows[n], next);
+      if (options.observe) observe_rows(strip, n, rows[n], next, options);
       rows[n] = next;
       spent_in(n);
     }
@@ -240,6 +218,16 @@ char* Session::row(size_t n, int64_t y) {
   const Step& step = plan_->step(n);
   return arena_.data() + places_[n][static_cast<size_t>(y % layout_.held[n].all)] +
          step.margin * step.pitch * element_bytes(step.element);
+}
+
+// Row by row: rows that pass do not lie as in a ring.
+void Session::observe_rows(const Strip& strip, size_t n, int64_t begin, int64_t end, const RunOptions& options) {
+  FloatRows view = float_rows(strip, n);
+  for (int64_t y = begin; y < end; ++y) {
+    view.base = row(n, y);
+    view.first_row = y;
+    options.observe(n, view, y, y + 1);
+  }
 }
 
 float* Session::workspace(int thread) {
@@ -288,7 +276,7 @@ void Session::compute_pieces(const Strip& strip, size_t n, int64_t begin, int64_
   });
 }
 
-// Sets the views of a piece, copying bfloat16 images to scratch; returns what is left of that.
+// Sets the views of a piece, copying narrower images to scratch; returns what is left of that.
 float* Session::enter_piece(const Strip& strip, size_t n, Piece& piece, float* scratch) {
   const Node& node = plan_->node(n);
   const ConvertKernels& convert = get_convert(plan_->isa());
@@ -314,22 +302,34 @@ float* Session::enter_piece(const Strip& strip, size_t n, Piece& piece, float* s
             std::min(rows.end, extent(plan_->node(input), Axis::rows, layout_.height))};
     columns = {std::max(columns.begin, all.begin), std::min(columns.end, all.end)};
     take(view, rows, columns);
-    for (int64_t y = rows.begin; y < rows.end; ++y)
-      convert.widen(reinterpret_cast<const Bf16*>(row(input, y)) + (columns.begin - all.begin) * view.pitch,
-                    view.at(y, columns.begin), columns.size() * view.pitch);
+    const Step& step = plan_->step(input);
+    for (int64_t y = rows.begin; y < rows.end; ++y) {
+      const char* from = row(input, y) + (columns.begin - all.begin) * view.pitch * element_bytes(step.element);
+      float* to = view.at(y, columns.begin);
+      if (step.element == Element::bf16)
+        convert.widen(reinterpret_cast<const Bf16*>(from), to, columns.size() * view.pitch);
+      else
+        convert.widen_levels(reinterpret_cast<const uint8_t*>(from), to, columns.size() * view.pitch, step.levels);
+    }
   }
   piece.out = float_rows(strip, n);
-  if (plan_->step(n).element == Element::bf16) take(piece.out, {piece.begin, piece.end}, {piece.x_begin, piece.x_end});
+  if (plan_->step(n).element != Element::f32) take(piece.out, {piece.begin, piece.end}, {piece.x_begin, piece.x_end});
   return scratch;
 }
 
 void Session::leave_piece(const Strip& strip, size_t n, const Piece& piece) {
-  if (plan_->step(n).element == Element::f32) return;
-  const int64_t pitch = plan_->step(n).pitch, values = (piece.x_end - piece.x_begin) * pitch;
-  for (int64_t y = piece.begin; y < piece.end; ++y)
-    get_convert(plan_->isa())
-        .narrow(piece.out.at(y, piece.x_begin),
-                reinterpret_cast<Bf16*>(row(n, y)) + (piece.x_begin - strip.columns[n].begin) * pitch, values);
+  const Step& step = plan_->step(n);
+  if (step.element == Element::f32) return;
+  const ConvertKernels& convert = get_convert(plan_->isa());
+  const int64_t values = (piece.x_end - piece.x_begin) * step.pitch;
+  for (int64_t y = piece.begin; y < piece.end; ++y) {
+    const float* from = piece.out.at(y, piece.x_begin);
+    char* to = row(n, y) + (piece.x_begin - strip.columns[n].begin) * step.pitch * element_bytes(step.element);
+    if (step.element == Element::bf16)
+      convert.narrow(from, reinterpret_cast<Bf16*>(to), values);
+    else
+      convert.narrow_levels(from, reinterpret_cast<uint8_t*>(to), values, step.levels);
+  }
 }
 
 void Session::read_rows(const Strip& strip, const Picture& picture, int64_t begin, int64_t end) {
@@ -458,6 +458,7 @@ void Session::convolve(const Strip& strip, size_t n, int64_t begin, int64_t end)
         pointer = static_cast<const char*>(pointer) -
                   (in_columns.begin - band.in_begin) * band.in_pitch * element_bytes(band.in_element);
   band.out_element = step.element;
+  band.out_levels = step.levels;
   out_pointers_.clear();
   residual_pointers_.clear();
   for (int64_t y = begin; y < end; ++y) out_pointers_.push_back(y < top ? nullptr : row(n, y));
@@ -471,6 +472,7 @@ void Session::convolve(const Strip& strip, size_t n, int64_t begin, int64_t end)
     band.residual_begin = strip.columns[residual].begin;
     band.residual_pitch = plan_->step(residual).pitch;
     band.residual_element = plan_->step(residual).element;
+    band.residual_levels = plan_->step(residual).levels;
   }
   band.rows = end - begin;
   band.x_begin = columns.begin;
@@ -494,6 +496,7 @@ void Session::transpose_convolve(const Strip& strip, size_t n, int64_t begin, in
       band.in_pitch = plan_->step(input).pitch;
       band.in_element = plan_->step(input).element;
       band.out_element = step.element;
+      band.out_levels = step.levels;
       out_pointers_.clear();
       residual_pointers_.clear();
       for (int64_t y = begin + a; y < end; y += stride)
@@ -505,6 +508,7 @@ void Session::transpose_convolve(const Strip& strip, size_t n, int64_t begin, in
         const size_t residual = static_cast<size_t>(node.inputs[1]);
         const int64_t pitch = plan_->step(residual).pitch;
         band.residual_element = plan_->step(residual).element;
+        band.residual_levels = plan_->step(residual).levels;
         const int64_t offset =
             (columns.begin + b - strip.columns[residual].begin) * pitch * element_bytes(band.residual_element);
         for (int64_t y = begin + a; y < end; y += stride) residual_pointers_.push_back(row(residual, y) + offset);

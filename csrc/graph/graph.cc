@@ -131,6 +131,8 @@ const char* op_name(Op op) {
       return "state";
     case Op::warp:
       return "warp";
+    case Op::gate:
+      return "gate";
   }
   return "";
 }
@@ -331,6 +333,18 @@ int Graph::multiply(int a, int b, Channels of_a, Channels of_b) {
   if (at(b).whole && !at(a).whole) node.broadcast = 1;
   node.parts = {of_a, of_b};
   node.channels = std::max(of_a.count, of_b.count);
+  return append(std::move(node));
+}
+
+int Graph::gate(int a, int b, Channels of_a, Channels of_b, CurveSpec curve) {
+  check_channels(at(a), of_a, "gate");
+  check_channels(at(b), of_b, "gate");
+  require(same_size(at(a), at(b)) && of_a.count == of_b.count, "gate: operands of different shapes");
+  require(curve.curve != Curve::prelu, "gate: the curve has slopes");
+  Node node = sized_like(at(a), Op::gate, {a, b});
+  node.parts = {of_a, of_b};
+  node.channels = of_a.count;
+  node.curve = curve;
   return append(std::move(node));
 }
 
@@ -594,6 +608,7 @@ Interval needed(const Node& node, size_t which, Interval output, Axis axis) {
     case Op::activate:
     case Op::layer_norm:
     case Op::mix:
+    case Op::gate:
       return output;
   }
   return output;

@@ -37,7 +37,8 @@ enum class Op {
   channel_softmax,
   mix,
   state,
-  warp
+  warp,
+  gate
 };
 
 constexpr size_t kMostInputs = 64;                 // of one node
@@ -92,8 +93,8 @@ struct Node {
   std::vector<float> bias;       // [out], or empty; affine, layer_norm: shift [channels]
   Border border = Border::zero;  // conv2d; input: what pads the picture to multiple_of()
 
-  std::vector<Channels> parts;           // concat, multiply: what is taken of each input
-  CurveSpec curve;                       // activate
+  std::vector<Channels> parts;           // concat, multiply, gate: what is taken of each input
+  CurveSpec curve;                       // activate, gate
   Pool pool = Pool::max;                 // pool
   int64_t divisor = 0;                   // pool, average: 0 counts the pixels that lie inside
   Resize mode = Resize::nearest;         // resize
@@ -128,6 +129,7 @@ class Graph {
   int add(int a, int b, float scale_a, float scale_b);
   // As many channels of both, or one of one: it serves for all. b may be one pixel, which serves for all pixels.
   int multiply(int a, int b, Channels of_a, Channels of_b);
+  int gate(int a, int b, Channels of_a, Channels of_b, CurveSpec curve);  // curve(a) * b; a curve without slopes
   int affine(int x, std::vector<float> scale, std::vector<float> shift);
   int activate(int x, CurveSpec curve, std::vector<float> slope = {});
   int pool(int x, Pool kind, ConvSpec window, int64_t divisor);  // channels in `window` are ignored

@@ -241,11 +241,15 @@ constexpr auto affine_attributes = [](auto& f, auto& node) {
   f.vector("shift", node.bias);
 };
 
-constexpr auto activate_attributes = [](auto& f, auto& node) {
+constexpr auto curve_attributes = [](auto& f, auto& node) {
   f.choice("curve", node.curve.curve, kCurveNames);
   f.limit("a", node.curve.a);
   f.limit("b", node.curve.b);
   f.limit("c", node.curve.c);
+};
+
+constexpr auto activate_attributes = [](auto& f, auto& node) {
+  curve_attributes(f, node);
   f.vector("slope", node.weight);
 };
 
@@ -299,6 +303,15 @@ const OpFormat kFormats[] = {
      [](Graph& g, Node& n) {
        require(n.parts.size() == 2, "multiply: takes two parts");
        return g.multiply(n.inputs[0], n.inputs[1], n.parts[0], n.parts[1]);
+     }},
+    {Op::gate, 2, 2,
+     [](auto& f, auto& n) {
+       parts_attribute(f, n);
+       curve_attributes(f, n);
+     },
+     [](Graph& g, Node& n) {
+       require(n.parts.size() == 2, "gate: takes two parts");
+       return g.gate(n.inputs[0], n.inputs[1], n.parts[0], n.parts[1], n.curve);
      }},
     {Op::affine, 1, 1, affine_attributes,
      [](Graph& g, Node& n) { return g.affine(n.inputs[0], std::move(n.weight), std::move(n.bias)); }},

@@ -29,7 +29,7 @@ typedef enum fr_status {
   FR_OVER_BUDGET = 6, /* the session's memory is too small for this picture; the message says what would do */
   FR_CANCELLED = 7,   /* the progress function said so */
   FR_BUSY = 8,        /* the session is running in another thread, or this is its own progress function */
-  FR_UNSUPPORTED = 9, /* the device is not part of this build */
+  FR_UNSUPPORTED = 9, /* the device is not part of this build or machine */
   FR_INTERNAL = 10
 } fr_status;
 
@@ -65,7 +65,7 @@ typedef struct fr_plan_info {
   int64_t multiple_of;   /* pictures are padded to it, inside; any size may be given */
   int64_t packed_bytes;  /* memory of the packed weights */
   const char* isa;       /* of its kernels: baseline, avx2, avx512, avx512_bf16 */
-  const char* precision; /* float32, bfloat16 */
+  const char* precision; /* float32, bfloat16, int8 */
   const char* card;      /* JSON object: name, task, licence and so on, as far as known */
 } fr_plan_info;          /* the strings live as long as the plan's handle */
 
@@ -79,7 +79,7 @@ typedef struct fr_session fr_session;
 
 typedef struct fr_session_options {
   size_t struct_size;
-  const char* device; /* NULL or "auto": the best there is; "cpu" */
+  const char* device; /* NULL, "auto" or "cpu"; "cuda": the current GPU, whose memory is meant then */
   int32_t threads;    /* 0: as many as CPUs this process may run on; at most 1024 */
   int32_t reserved;   /* 0 */
   int64_t memory; /* bytes a run may take beyond pictures and packed weights; 0: 1 GiB. Results do not depend on it */

@@ -35,6 +35,10 @@ const char* name_of(Residual residual) {
   return "";
 }
 
+const char* name_of(Element element) {
+  return element == Element::f32 ? "float32" : element == Element::bf16 ? "bfloat16" : "uint8";
+}
+
 py::dict conv_dict(const Node& node, const Step& step) {
   const ConvSpec& spec = node.conv;
   int64_t packed = 0;
@@ -66,14 +70,14 @@ py::list plan_steps(const Plan& plan) {
     py::dict about("op"_a = op_name(node.op), "kernel"_a = step.convs.empty() ? "" : step.convs[0].variant,
                    "channels"_a = node.channels, "stride"_a = node.stride, "inputs"_a = node.inputs,
                    "pixel_bytes"_a = step.pitch * element_bytes(step.element),
-                   "element"_a = step.element == Element::bf16 ? "bfloat16" : "float32", "row_grid"_a = step.row_grid,
+                   "element"_a = name_of(step.element), "row_grid"_a = step.row_grid,
                    "margin"_a = margin[n], "halo"_a = added[n]);
     about["products"] = products_per_pixel(plan, n);
     if (node.factor > 1) about["factor"] = node.factor;
     if (node.op == Op::window_attention)
       about["detail"] = std::to_string(node.window) + "x" + std::to_string(node.window) +
                         (node.shift > 0 ? " from " + std::to_string(node.shift) : "");
-    if (node.op == Op::activate) about["detail"] = curve_name(node.curve.curve);
+    if (node.op == Op::activate || node.op == Op::gate) about["detail"] = curve_name(node.curve.curve);
     if (node.op == Op::resize) about["detail"] = resize_name(node.mode);
     if (node.op == Op::pool) about["detail"] = node.pool == Pool::max ? "max" : "average";
     if (!step.convs.empty()) about["conv"] = conv_dict(node, step);

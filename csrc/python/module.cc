@@ -5,6 +5,7 @@ namespace py = pybind11;
 
 void bind_ops(py::module_& m);
 void bind_engine(py::module_& m);
+void bind_calibration(py::module_& m);
 void bind_describe(py::module_& m);
 #if FR_CUDA
 void bind_cuda(py::module_& m);
@@ -14,6 +15,7 @@ PYBIND11_MODULE(_C, m) {
   m.doc() = "The C++ core of fastrestore.";
   bind_ops(m);
   bind_engine(m);
+  bind_calibration(m);
   bind_describe(m);
 #if FR_CUDA
   bind_cuda(m);

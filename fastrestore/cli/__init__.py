@@ -12,7 +12,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from fastrestore.cli import batch, bench, compile, convert, degrade, eval, info, models, restore, train
+from fastrestore.cli import batch, bench, compile, convert, degrade, eval, info, models, restore, train, video
 from fastrestore.cli.report import UsageError, describe, exit_code
 
 app = typer.Typer(
@@ -27,6 +27,7 @@ app.command()(restore.denoise)
 app.command()(restore.demoire)
 app.command()(restore.deblur)
 app.command()(batch.batch)
+app.command()(video.video)
 app.command()(models.models)
 app.command()(info.info)
 app.command()(eval.eval)

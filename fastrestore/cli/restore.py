@@ -40,7 +40,7 @@ def _command(task: str, does: str) -> Callable[..., None]:
         ] = None,
         strength: Annotated[float, typer.Option(min=0, max=1, help="0 keeps the input, 1 restores fully.")] = 1.0,
         device: Annotated[str, typer.Option(help="auto or cpu.")] = "auto",
-        precision: Annotated[str, typer.Option(help="auto (float32), float32 or bfloat16.")] = "auto",
+        precision: Annotated[str, typer.Option(help="auto (float32, or a plan file's), float32 or bfloat16.")] = "auto",
         memory: Annotated[
             str, typer.Option(help="Budget beyond input and output, like 64MiB; the result does not depend on it.")
         ] = "1GiB",
@@ -52,11 +52,22 @@ def _command(task: str, does: str) -> Callable[..., None]:
                 min=0, help="Refuse larger pictures.  [default: 200, and no limit for TIFF]", show_default=False
             ),
         ] = None,
+        burst: Annotated[bool, typer.Option("--burst", help="The inputs are shots of one scene: one result.")] = False,
+        reference: Annotated[
+            int | None,
+            typer.Option(min=1, help="With --burst, the shot that the result shows.  [default: the sharpest]"),
+        ] = None,
         overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace results that exist.")] = False,
         as_json: Annotated[bool, typer.Option("--json", help="Report on stdout as one JSON object.")] = False,
         quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but errors.")] = False,
     ) -> None:
         options = {"device": device, "precision": precision, "memory": memory, "threads": threads}
+        if burst:
+            chosen = sigma, strength, quality, max_mpixel, reference
+            _restore_burst(task, inputs, output, model, options, *chosen, overwrite, as_json, quiet)
+            return
+        if reference is not None:
+            raise typer.BadParameter("--reference is of a --burst")
         targets = _targets(inputs, output)
         _restore_all(task, targets, model, options, sigma, strength, quality, max_mpixel, overwrite, as_json, quiet)
 
@@ -65,14 +76,16 @@ def _command(task: str, does: str) -> Callable[..., None]:
 
     The suffix of -o names the format; in a folder each result has its input's name.  Bit depth, alpha, colour
     profile, EXIF and resolution are kept; what cannot be kept is said.  Inputs are never modified, and a result
-    that exists is left alone unless --overwrite is given.
+    that exists is left alone unless --overwrite is given.  With --burst all inputs are shots of one scene and become
+    one picture; a shot that does not fit the others is left out.
     """
     return run
 
 
 def _targets(inputs: list[Path], output: Path) -> list[tuple[Path, Path]]:
     """(input, result) pairs.  Raises BadParameter where a result would overwrite an input or another result."""
-    folder = len(inputs) > 1 or output.is_dir() or str(output).endswith(os.sep)
+    zarr = output.suffix.lower() == ".zarr"  # a folder that is a picture
+    folder = len(inputs) > 1 or (output.is_dir() and not zarr) or str(output).endswith(os.sep)
     if not folder and not output.suffix:
         raise typer.BadParameter(f"{show_name(output)}: a result needs a suffix like .png, or be an existing folder")
     if folder and output.exists() and not output.is_dir():
@@ -110,19 +123,9 @@ def _restore_all(
     as_json: bool,
     quiet: bool,
 ) -> None:
-    warnings.simplefilter("ignore")  # what matters of a picture's faults comes as an error or a notice
-    logging.disable()
-    from fastrestore import Restorer
-    from fastrestore.errors import FastrestoreError, ImageError, MissingDependency
+    restorer = _restorer(task, model, options, sigma)
+    from fastrestore.errors import ImageError, MissingDependency
 
-    try:
-        restorer = Restorer(model, task, **options)
-    except FastrestoreError:
-        raise
-    except ValueError as error:
-        raise typer.BadParameter(str(error)) from error
-    if sigma is not None and not restorer.info["takes_sigma"]:
-        raise typer.BadParameter(f"{restorer.info['model']} takes no noise level: leave --sigma out")
     results, failures = [], []
     with _progress(quiet or as_json) as bar:
         for number, (source, target) in enumerate(targets, 1):
@@ -153,6 +156,74 @@ def _restore_all(
         print(json.dumps({"task": task, "path": restorer.info, "results": results}, indent=2))
     if failures:
         raise typer.Exit(4 if any(is_resource(error) for error in failures) else 1)
+
+
+def _restore_burst(
+    task: str,
+    inputs: list[Path],
+    output: Path,
+    model: str | None,
+    options: dict[str, Any],
+    sigma: float | None,
+    strength: float,
+    quality: int,
+    max_mpixel: float | None,
+    reference: int | None,
+    overwrite: bool,
+    as_json: bool,
+    quiet: bool,
+) -> None:
+    """All inputs become one result."""
+    from fastrestore import image as images
+    from fastrestore import zoo
+    from fastrestore.errors import ImageError
+
+    if output.is_dir() or not output.suffix:
+        raise typer.BadParameter(f"{show_name(output)}: the result of a burst is one file with a suffix like .png")
+    if reference is not None and reference > len(inputs):
+        raise typer.BadParameter(f"--reference {reference} of {len(inputs)} shots")
+    if any(output.exists() and shot.exists() and output.samefile(shot) for shot in inputs):
+        raise typer.BadParameter(f"{show_name(output)} is an input and would be overwritten")
+    if output.exists() and not overwrite:
+        raise ImageError(f"{show_name(output)}: exists; --overwrite replaces it")
+    restorer = _restorer(task, model or zoo.default(task, "burst"), options, sigma)
+    try:
+        report = restorer.burst_files(
+            inputs,
+            output,
+            sigma,
+            strength,
+            reference=None if reference is None else reference - 1,
+            quality=quality,
+            max_pixels=images.MAX_PIXELS if max_mpixel is None else int(max_mpixel * 1e6),
+        )
+    except ImageError:
+        raise
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from error
+    shown = show_name(inputs[report.pop("reference")])
+    result = {"input": shown, "output": show_name(output), "ok": True, "shots": len(inputs), **report}
+    _say(result, as_json, quiet)
+    if as_json:
+        print(json.dumps({"task": task, "path": restorer.info, "results": [result]}, indent=2))
+
+
+def _restorer(task: str, model: str | None, options: dict[str, Any], sigma: float | None) -> Any:
+    """The restorer that the options mean.  Raises BadParameter for options that do not fit."""
+    warnings.simplefilter("ignore")  # what matters of a picture's faults comes as an error or a notice
+    logging.disable()
+    from fastrestore import Restorer
+    from fastrestore.errors import FastrestoreError
+
+    try:
+        restorer = Restorer(model, task, **options)
+    except FastrestoreError:
+        raise
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from error
+    if sigma is not None and not restorer.info["takes_sigma"]:
+        raise typer.BadParameter(f"{restorer.info['model']} takes no noise level: leave --sigma out")
+    return restorer
 
 
 def _say(result: dict[str, Any], as_json: bool, quiet: bool) -> None:

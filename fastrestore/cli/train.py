@@ -63,7 +63,7 @@ def train(
         "name": plan.name,
         "task": task,
         "family": family,
-        "input": "image",
+        "input": "video" if plan.frames else "image",
         "data": ", ".join(Path(folder).name for folder in plan.folders),
         "licence": plan.licence,
         "recipe": asdict(plan),

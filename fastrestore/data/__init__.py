@@ -1,6 +1,7 @@
 """Training samples, drawn so that step k is the same in every run: patches of clean pictures, and pairs."""
 
+from fastrestore.data.clips import ClipSampler
 from fastrestore.data.pairs import PairSampler, make_pairs
 from fastrestore.data.patches import PatchSampler, load_pictures
 
-__all__ = ["PairSampler", "PatchSampler", "load_pictures", "make_pairs"]
+__all__ = ["ClipSampler", "PairSampler", "PatchSampler", "load_pictures", "make_pairs"]

@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 from fastrestore.degrade.blur import Blur, blur, make_kernel
 from fastrestore.degrade.ct import LowDose, low_dose
+from fastrestore.degrade.handheld import Handheld, handheld
 from fastrestore.degrade.jpeg import Jpeg, jpeg
 from fastrestore.degrade.moire import Moire, moire
 from fastrestore.degrade.motion import Motion, Turn, motion, turn
@@ -23,6 +24,7 @@ KINDS: dict[str, Callable] = {
 __all__ = [
     "KINDS",
     "Blur",
+    "Handheld",
     "Jpeg",
     "LowDose",
     "Moire",
@@ -30,6 +32,7 @@ __all__ = [
     "Sensor",
     "Turn",
     "blur",
+    "handheld",
     "jpeg",
     "low_dose",
     "make_kernel",

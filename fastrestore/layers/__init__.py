@@ -8,12 +8,16 @@ from fastrestore.layers.padding import pad_to_multiple
 from fastrestore.layers.recurrent import ConvGRU, ConvLSTM
 from fastrestore.layers.residual import ResidualBlock
 from fastrestore.layers.sigma import sigma_map
+from fastrestore.layers.state import State, carried
+from fastrestore.layers.warp import warp
 
 __all__ = [
     "ChannelNorm",
     "ConvGRU",
     "ConvLSTM",
     "ResidualBlock",
+    "State",
+    "carried",
     "chain",
     "channel_attention",
     "conv2d",
@@ -22,5 +26,6 @@ __all__ = [
     "pad_to_multiple",
     "reach",
     "sigma_map",
+    "warp",
     "window_attention",
 ]

@@ -13,9 +13,13 @@ from fastrestore.models.dmphn import DMPHN
 from fastrestore.models.dncnn import DnCNN
 from fastrestore.models.drunet import DRUNet
 from fastrestore.models.esdnet import ESDNet
+from fastrestore.models.estrnn import ESTRNN
+from fastrestore.models.fastdvdnet import FastDVDnet
 from fastrestore.models.ffdnet import FFDNet
+from fastrestore.models.fusion_unet import FusionUNet
 from fastrestore.models.mimo_unet import MIMOUNet
 from fastrestore.models.nafnet import NAFNet
+from fastrestore.models.recurrent_unet import RecurrentUNet
 from fastrestore.models.rednet import REDNet
 from fastrestore.models.restormer import Restormer
 from fastrestore.models.scunet import SCUNet
@@ -28,9 +32,13 @@ MODELS: dict[str, type[nn.Module]] = {
     "dncnn": DnCNN,
     "drunet": DRUNet,
     "esdnet": ESDNet,
+    "estrnn": ESTRNN,
+    "fastdvdnet": FastDVDnet,
     "ffdnet": FFDNet,
+    "fusion-unet": FusionUNet,
     "mimo-unet": MIMOUNet,
     "nafnet": NAFNet,
+    "recurrent-unet": RecurrentUNet,
     "rednet": REDNet,
     "restormer": Restormer,
     "scunet": SCUNet,

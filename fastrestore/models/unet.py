@@ -68,10 +68,16 @@ class UNet(nn.Module):
     def forward(self, x: Tensor, sigma: float | Tensor | None = None) -> Tensor:
         if (sigma is None) == self.takes_sigma:
             raise ValueError(f"this UNet takes {'a' if self.takes_sigma else 'no'} sigma")
-        height, width = x.shape[-2:]
         image = pad_to_multiple(x, self.multiple_of)
+        return self._restored(image, self._body(self._head(image, sigma)))[..., : x.shape[-2], : x.shape[-1]]
+
+    def _head(self, image: Tensor, sigma: float | Tensor | None) -> Tensor:
+        """The first features, at half resolution."""
         y = F.pixel_unshuffle(image, 2)
-        y = conv2d(self.head, torch.cat([y, sigma_map(sigma, y)], 1) if self.takes_sigma else y)
+        return conv2d(self.head, torch.cat([y, sigma_map(sigma, y)], 1) if self.takes_sigma else y)
+
+    def _body(self, y: Tensor) -> Tensor:
+        """From the first features to the last ones."""
         skips = []
         for encoder, down in zip(self.encoders, self.downs, strict=True):
             y = encoder(y)
@@ -80,13 +86,15 @@ class UNet(nn.Module):
         y = self.middle(y)
         for up, decoder in reversed(list(zip(self.ups, self.decoders, strict=True))):
             y = decoder(conv_transpose2d(up, y, residual=skips.pop()))
+        return y
+
+    def _restored(self, image: Tensor, y: Tensor) -> Tensor:
+        """The image restored by the last features."""
         y = F.pixel_shuffle(conv2d(self.tail, y), 2)
         if self.config.gain:
             residual, gain = y.chunk(2, 1)
-            y = image + image * gain - residual
-        else:
-            y = image - y
-        return y[..., :height, :width]
+            return image + image * gain - residual
+        return image - y
 
     def _steps(self) -> list[reach.Step]:
         """The path through all levels, from the output to the input."""

@@ -15,9 +15,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from fastrestore import checkpoint, models
-from fastrestore.data import PairSampler, PatchSampler, load_pictures, make_pairs
+from fastrestore import checkpoint, models, zoo
+from fastrestore.data import ClipSampler, PairSampler, PatchSampler, load_pictures, make_pairs
 from fastrestore.errors import ModelError
+from fastrestore.train import sequences
 from fastrestore.train.adversarial import Critic
 from fastrestore.train.losses import weighted
 from fastrestore.train.recipe import Recipe, data_folders
@@ -51,8 +52,8 @@ def train(
     validation = Validation(recipe, data, state / "validation.png") if recipe.validation else None
     batches = _batches(recipe, pictures, state)
     torch.manual_seed(recipe.seed)
-    model = _initial_model(recipe).to(device, memory_format=torch.channels_last)
-    run = _Run(recipe, model, state)
+    model, known = _initial_model(recipe)
+    run = _Run(recipe, model.to(device, memory_format=torch.channels_last), state, known)
     step = run.resume()
     last = recipe.steps if stop_after is None else min(recipe.steps, step + stop_after)
     losses, since = [], time.perf_counter()
@@ -95,25 +96,31 @@ def status(recipe: Recipe, state: Path) -> Status:
     return Status(step, seconds, step >= recipe.steps or bool(budget and seconds >= budget))
 
 
-def _initial_model(recipe: Recipe) -> nn.Module:
-    """The recipe's model with random weights, or with those of its init; layers which that one lacks begin anew."""
+def _initial_model(recipe: Recipe) -> tuple[nn.Module, set[str]]:
+    """The recipe's model with random weights, or with those of its init, whose names come back with it; layers which
+    that one lacks begin anew."""
     model = models.create(recipe.architecture, **recipe.config)
+    known: dict[str, Tensor] = {}
     if recipe.init:
-        known = checkpoint.load(recipe.init).state_dict()
+        known = zoo.load(recipe.init).state_dict()
         own = model.state_dict()
         checkpoint.match(recipe.init, {name: tuple(value.shape) for name, value in (own | known).items()}, model)
         model.load_state_dict(own | known)
-    return model.train()
+    return model.train(), set(known)
 
 
 class _Run:
     """The optimiser, the averaged weights and their state on disk."""
 
-    def __init__(self, recipe: Recipe, model: nn.Module, folder: Path):
+    def __init__(self, recipe: Recipe, model: nn.Module, folder: Path, known: set[str]):
+        """known: the names of the weights that the training starts from."""
         self.recipe, self.model, self.folder = recipe, model, folder
         self.names = [name for name, _ in model.named_parameters()]
         self.parameters = list(model.parameters())
-        self.optimiser = torch.optim.Adam(self.parameters, lr=recipe.learning_rate, fused=True)
+        weights = [{"params": [], "factor": factor} for factor in (1.0, recipe.fresh)]
+        for name, parameter in model.named_parameters():
+            weights[bool(known) and name not in known]["params"].append(parameter)
+        self.optimiser = torch.optim.Adam([group for group in weights if group["params"]], fused=True)
         self.average = {name: p.detach().clone() for name, p in model.named_parameters()}
         self.loss = weighted(recipe.losses)
         self.critic: Critic | None = None
@@ -136,7 +143,23 @@ class _Run:
         rate = _learning_rate(recipe, step, progress)
         critic = self.critic if self.critic and progress >= self.critic.settings["start"] else None
         for group in self.optimiser.param_groups:
-            group["lr"] = rate
+            group["lr"] = rate * group["factor"]
+        self.optimiser.zero_grad(set_to_none=True)
+        if recipe.frames:
+            bfloat16 = recipe.precision == "bfloat16"
+            loss = sequences.learn(self.model, batch, self.loss, recipe.truncate, recipe.judged, bfloat16)
+        else:
+            loss = self._learn(batch, rate, critic)
+        nn.utils.clip_grad_norm_(self.parameters, recipe.clip)
+        self.optimiser.step()
+        decay = min(recipe.ema, (step + 1) / (step + 101))  # short memory at first, so that the start is forgotten
+        with torch.no_grad():
+            torch._foreach_lerp_(list(self.average.values()), self.parameters, 1 - decay)
+        return loss
+
+    def _learn(self, batch: Batch, rate: float, critic: Critic | None) -> Tensor:
+        """Adds the gradients of a batch of pictures to the parameters', and returns the loss, detached."""
+        recipe = self.recipe
         clean, degraded, sigma = batch
         with torch.autocast(clean.device.type, torch.bfloat16, enabled=recipe.precision == "bfloat16"):
             restored = self.model(degraded, sigma) if self.model.takes_sigma else self.model(degraded)
@@ -145,13 +168,7 @@ class _Run:
                 critic.learn(clean, restored.detach(), rate / recipe.learning_rate)
             verdict = critic.judge(clean, restored) if critic else 0.0
         loss = self.loss(restored, clean) + verdict
-        self.optimiser.zero_grad(set_to_none=True)
         loss.backward()
-        nn.utils.clip_grad_norm_(self.parameters, recipe.clip)
-        self.optimiser.step()
-        decay = min(recipe.ema, (step + 1) / (step + 101))  # short memory at first, so that the start is forgotten
-        with torch.no_grad():
-            torch._foreach_lerp_(list(self.average.values()), self.parameters, 1 - decay)
         return loss.detach()
 
     def _identity(self) -> str:
@@ -162,6 +179,10 @@ class _Run:
             ("degradation", {}),
             ("adversarial", None),
             ("mix", 0.0),
+            ("fresh", 1.0),
+            ("judged", 1),
+            ("frames", 0),
+            ("truncate", 0),
         ):  # younger than the first states: left out where unused
             if values[key] == default:
                 del values[key]
@@ -239,6 +260,9 @@ def _learning_rate(recipe: Recipe, step: int, progress: float) -> float:
 
 def _batches(recipe: Recipe, pictures: list[np.ndarray], state: Path) -> Callable[[int], Batch]:
     """Makes the batch of a step, on the CPU."""
+    if recipe.frames:
+        clips = ClipSampler(pictures, recipe.frames, recipe.patch, recipe.batch, recipe.grey, recipe.sigma, recipe.seed)
+        return lambda step: sequences.as_batch(clips(step))
     if not recipe.degradation:
         clean = PatchSampler(pictures, recipe.patch, recipe.batch, recipe.grey, recipe.seed)
         return lambda step: _noisy(recipe, clean, step)

@@ -25,7 +25,9 @@ class Recipe:
     architecture: str  # a key of fastrestore.models.MODELS
     folders: tuple[str, ...]  # of training pictures; "$DATA" stands for the folder given on the command line
     config: dict[str, Any] = field(default_factory=dict)  # of the architecture
-    init: str = ""  # a model file whose weights the training starts from, for a second phase; else random
+    # A model, by name or file, whose weights the training starts from: of this architecture and configuration, or of
+    # one whose weights this one has as well (a UNet's for a recurrent UNet).  Else random.
+    init: str = ""
     patch: int = 64  # side of a training patch in pixels
     batch: int = 16
     steps: int = 20000
@@ -35,7 +37,11 @@ class Recipe:
     sigma: tuple[float, float] = (0.0, 55.0)  # white noise: its level, uniform between these, in 0-255 units
     grey: float = 0.0  # share of grey patches
     mix: float = 0.0  # share of pairs made ahead that get a rectangle of another pair
+    frames: int = 0  # of a training clip, for recurrent models: moving parts of the pictures; 0: still pictures
+    truncate: int = 0  # frames through which gradients go back
+    judged: int = 1  # one frame in so many is restored; the model only watches the others, which costs less
     learning_rate: float = 1e-3  # Adam's, warmed up linearly, then one cosine down to 1 % of it
+    fresh: float = 1.0  # factor of the rate for the weights that init does not hold
     warmup: int = 200  # steps
     clip: float = 0.5  # of the gradient's norm
     ema: float = 0.999  # decay of the averaged weights, which are what is saved
@@ -64,6 +70,10 @@ class Recipe:
             "sigma": 0 <= low <= high,
             "grey": 0 <= self.grey <= 1,
             "mix": 0 <= self.mix <= (1 if self.degradation else 0),
+            "fresh": self.fresh > 0,
+            "judged": self.judged > 0,
+            "frames": self.frames == 0 or self.frames > 1,
+            "truncate": 0 < self.truncate <= self.frames if self.frames else self.truncate == 0,
             "degradation": not self.degradation or self._degradation_fits(),
             "loss": self.losses
             and self.losses.keys() <= LOSSES.keys()

@@ -14,6 +14,7 @@ CASES = [
     ("dncnn", {"width": 2, "depth": 17}),
     ("drunet", {"widths": (2, 2, 2, 2), "blocks": 1}),
     ("drunet", {"widths": (2, 2, 2, 2), "blocks": 4}),
+    ("fastdvdnet", {"width": 2, "frame_width": 1}),
     ("ffdnet", {"width": 3, "depth": 4}),
     ("ffdnet", {"width": 3, "depth": 15}),
     ("mimo-unet", {"width": 4, "blocks": 1}),
@@ -43,7 +44,7 @@ def test_halo_is_enough_and_tight(name, config, axis):
 
     Positive weights and input keep every ReLU open and forbid cancellation, so the support is the whole reach.
     """
-    model = models.create(name, channels=1, **config).double()
+    model = models.create(name, channels=1, **config).double().eval()
     _make_positive(model)
     period, halo = model.multiple_of, model.halo
     start = -(-(halo + 1) // period) * period  # far enough from the near edge to see one pixel too many
@@ -64,6 +65,7 @@ def test_halo_is_enough_and_tight(name, config, axis):
     ("name", "config"),
     [
         ("dmphn", {"width": 2}),
+        ("estrnn", {"width": 2, "blocks": 1, "past": 1, "future": 1}),
         ("esdnet", {"encoder_width": 4, "decoder_width": 4, "growth": 2}),
         ("nafnet", {"width": 2, "encoder_blocks": (1, 1), "middle_blocks": 1, "decoder_blocks": (1, 1)}),
         ("restormer", {"width": 4, "blocks": (1, 1, 1, 1), "refinement_blocks": 1, "heads": (1, 1, 1, 1)}),

@@ -24,11 +24,11 @@ namespace {
 constexpr int64_t kMemory = 64 << 20;
 int64_t accepted = 0, ran = 0;  // how far the inputs came: a fuzz run in which none is accepted proves little
 
-void run(const Graph& graph, Precision precision) {
+void run(const Graph& graph, Precision precision, const std::vector<ImageLevels>& levels) {
   if (graph.multiple_of() > 64) return;  // a padded picture would be large and slow
   const int64_t channels = graph.channels(), height = 9, width = 23;
   if (channels > 64) return;
-  Session session(std::make_shared<Plan>(graph, precision), 1, kMemory);
+  Session session(std::make_shared<Plan>(graph, precision, host_isa(), levels), 1, kMemory);
   std::vector<float> in(static_cast<size_t>(height * width * channels), 0.25f), out(in.size());
   Picture picture;
   picture.in = in.data();
@@ -56,7 +56,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
     const PlanFile file = read_plan_file(content, Checksum::ignore);
     ++accepted;
     file.graph.halo();
-    run(file.graph, file.precision);
+    run(file.graph, file.precision, file.levels);
   } catch (const std::logic_error&) {  // invalid_argument, length_error
   } catch (const MemoryBudgetExceeded&) {
   }
@@ -145,10 +145,11 @@ void mend(std::string& content, size_t data_bytes) {
 
 int fuzz(double seconds) {
   std::vector<std::string> seeds;
-  for (Precision precision : {Precision::float32, Precision::bfloat16})
+  for (Precision precision : {Precision::float32, Precision::bfloat16, Precision::int8})
     for (int64_t channels : {1, 3})
       for (const Graph& graph : test::all_graphs(channels))
-        seeds.push_back(write_plan_file(graph, precision, json::Object{{"name", "fuzz"}}));
+        seeds.push_back(write_plan_file(graph, precision, json::Object{{"name", "fuzz"}},
+                                        test::some_levels(graph, precision)));
   const auto data_bytes = [](const std::string& content) {
     uint64_t header;
     std::memcpy(&header, content.data(), 8);

@@ -4,7 +4,7 @@
 #include <limits>
 #include <vector>
 
-#include "graph/graph.h"
+#include "engine/plan.h"
 
 namespace fr::test {
 
@@ -69,7 +69,8 @@ inline Graph varied_graph(int64_t channels) {
   const int clamped = graph.conv2d(input, conv_spec(channels, 4, 5, 1, 2), weights(4 * channels * 25), {}, -1,
                                    Border::clamp);  // and a copy of the input, which has another margin
   const int gate = graph.activate(graph.affine(reflected, weights(4), weights(4)), {Curve::sigmoid});
-  const int product = graph.multiply(clamped, gate, {0, 4}, {1, 1});
+  const int product =
+      graph.gate(graph.multiply(clamped, gate, {0, 4}, {1, 1}), reflected, {0, 4}, {0, 4}, {Curve::gelu});
   const int bent = graph.activate(product, {Curve::prelu}, weights(4));
   const int limited = graph.activate(bent, {Curve::clamp, -std::numeric_limits<float>::infinity(), 0.5f});
   const int most = graph.pool(limited, Pool::max, conv_spec(0, 0, 2, 2, 0), 0);
@@ -115,9 +116,37 @@ inline Graph recurrent_graph(int64_t channels) {
   return graph;
 }
 
+// A residual block between the first convolution and the last: images that may be levels.
+inline Graph residual_graph(int64_t channels) {
+  Graph graph;
+  const int input = graph.input(channels);
+  ConvSpec spec = conv_spec(channels, 20, 3, 1, 1);
+  spec.activation = Activation::relu;
+  const int first = graph.conv2d(input, spec, weights(20 * channels * 9), weights(20));
+  spec = conv_spec(20, 20, 3, 1, 1);
+  spec.activation = Activation::leaky_relu;
+  spec.slope = 0.2f;
+  const int second = graph.conv2d(first, spec, weights(20 * 20 * 9), weights(20), -1, Border::reflect);
+  spec.residual = Residual::after_scale;
+  const int third = graph.conv2d(second, spec, weights(20 * 20 * 9), {}, first);
+  const int sum = graph.add(third, first, 1.0f, 0.5f);
+  const int fourth = graph.conv2d(sum, conv_spec(20, 20, 1, 1, 0), weights(20 * 20), weights(20));
+  graph.set_output(graph.conv2d(fourth, conv_spec(20, channels, 3, 1, 1), weights(channels * 20 * 9), {}));
+  return graph;
+}
+
 inline std::vector<Graph> all_graphs(int64_t channels) {
-  return {small_graph(channels), shuffled_graph(channels), varied_graph(channels), attention_graph(channels),
-          recurrent_graph(channels)};
+  return {small_graph(channels),     shuffled_graph(channels),  varied_graph(channels),
+          attention_graph(channels), recurrent_graph(channels), residual_graph(channels)};
+}
+
+// For int8: levels of every image that may have them.
+inline std::vector<ImageLevels> some_levels(const Graph& graph, Precision precision) {
+  std::vector<ImageLevels> levels;
+  const std::vector<bool> allowed = images_for_levels(graph);
+  for (size_t n = 0; precision == Precision::int8 && n < allowed.size(); ++n)
+    if (allowed[n]) levels.push_back({static_cast<int>(n), {0.01f * static_cast<float>(n + 1), 60}});
+  return levels;
 }
 
 }  // namespace fr::test

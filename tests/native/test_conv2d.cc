@@ -602,6 +602,7 @@ int main() {
   Random random(20260101);
   test_choice(random);
   for (const ConvVariant& variant : runnable_variants()) {
+    if (variant.algorithm == ConvAlgorithm::int8_direct) continue;  // test_conv2d_int8.cc
     for (int i = 0; i < 60 && variant.algorithm != ConvAlgorithm::reference; ++i) test_narrow(variant, random);
     if (reads_bf16(variant.algorithm)) continue;
     const int cases = variant.algorithm == ConvAlgorithm::reference ? 20 : 120;

@@ -88,11 +88,15 @@ void check_sha256(Isa isa) {  // FIPS 180-4's examples
     CHECK(digest(std::string(size, 'x'), 7) == digest(std::string(size, 'x'), size));
 }
 
-void check_round_trip(const Graph& graph) {
-  const std::string content = write_plan_file(graph, Precision::float32, json::Object{{"name", "test"}});
+void check_round_trip(const Graph& graph, Precision precision) {
+  const std::vector<ImageLevels> levels = test::some_levels(graph, precision);
+  const std::string content = write_plan_file(graph, precision, json::Object{{"name", "test"}}, levels);
   const PlanFile file = read_plan_file(content);
-  CHECK(file.precision == Precision::float32);
-  CHECK(write_plan_file(file.graph, file.precision, file.card) == content);
+  CHECK(file.precision == precision && file.levels.size() == levels.size());
+  for (size_t i = 0; i < levels.size(); ++i)
+    CHECK(file.levels[i].node == levels[i].node && file.levels[i].levels.scale == levels[i].levels.scale &&
+          file.levels[i].levels.zero == levels[i].levels.zero);
+  CHECK(write_plan_file(file.graph, file.precision, file.card, file.levels) == content);
   CHECK(file.graph.halo() == graph.halo() && file.graph.multiple_of() == graph.multiple_of());
   for (size_t n = 0; n < graph.nodes().size(); ++n) {
     CHECK(file.graph.nodes()[n].weight == graph.nodes()[n].weight);
@@ -178,7 +182,10 @@ int main() {
   check_json();
   check_sha256(Isa::none);
   check_sha256(cpu_isa());
-  for (const Graph& graph : test::all_graphs(3)) check_round_trip(graph);
+  for (const Graph& graph : test::all_graphs(3))
+    for (Precision precision : {Precision::float32, Precision::bfloat16, Precision::int8})
+      check_round_trip(graph, precision);
+  CHECK(!test::some_levels(test::residual_graph(3), Precision::int8).empty());
   check_coverage();
   check_damage();
   check_graph_limits();

@@ -4,6 +4,7 @@
 #include <string>
 
 #include "kernels/conv2d/layout.h"
+#include "kernels/conv2d_int8/conv2d_int8.h"
 #include "kernels/conv3x3_winograd/winograd4.h"
 
 namespace fr {
@@ -117,9 +118,32 @@ void pack_depthwise(const ConvSpec& s, const ConvVariant& variant, const float* 
   }
 }
 
-float value_at(const void* row, int64_t place, Element element) {
+float value_at(const void* row, int64_t place, Element element, Levels levels = {}) {
+  if (element == Element::u8) return level_to_float(static_cast<const uint8_t*>(row)[place], levels);
   return element == Element::f32 ? static_cast<const float*>(row)[place]
                                  : bf16_to_float(static_cast<const Bf16*>(row)[place]);
+}
+
+// The end of a convolution for one output value.
+void finish_value(const ConvSpec& s, const ConvBand& band, int64_t row, int64_t x, int64_t co, float sum) {
+  const float residual =
+      s.residual == Residual::none
+          ? 0.0f
+          : value_at(band.residual[row], (x - band.residual_begin) * band.residual_pitch + co, band.residual_element,
+                     band.residual_levels);
+  if (s.residual == Residual::before_activation) sum += residual;
+  if (s.activation == Activation::relu && sum < 0.0f) sum = 0.0f;
+  if (s.activation == Activation::leaky_relu && sum < 0.0f) sum *= s.slope;
+  sum *= s.scale;
+  if (s.residual == Residual::after_scale) sum += residual;
+  const int64_t place = (x - band.out_begin) * band.out_pitch + co;
+  if (band.out_element == Element::f32)
+    static_cast<float*>(band.out[row])[place] = sum;
+  else if (band.out_element == Element::bf16)
+    static_cast<Bf16*>(band.out[row])[place] = float_to_bf16(sum);
+  else
+    static_cast<uint8_t*>(band.out[row])[place] =
+        nearest_level(sum / band.out_levels.scale + static_cast<float>(band.out_levels.zero));
 }
 
 }  // namespace
@@ -145,20 +169,29 @@ void conv2d_reference(const PackedConv& packed, const ConvBand& band, float*) {
             const int64_t first = (column - band.in_begin) * band.in_pitch + co / out_channels * in_channels;
             for (int64_t ci = 0; ci < in_channels; ++ci) sum += weights[ci] * value_at(in, first + ci, band.in_element);
           }
-        const float residual = s.residual == Residual::none
-                                   ? 0.0f
-                                   : value_at(band.residual[row], (x - band.residual_begin) * band.residual_pitch + co,
-                                              band.residual_element);
-        if (s.residual == Residual::before_activation) sum += residual;
-        if (s.activation == Activation::relu && sum < 0.0f) sum = 0.0f;
-        if (s.activation == Activation::leaky_relu && sum < 0.0f) sum *= s.slope;
-        sum *= s.scale;
-        if (s.residual == Residual::after_scale) sum += residual;
-        const int64_t place = (x - band.out_begin) * band.out_pitch + co;
-        if (band.out_element == Element::f32)
-          static_cast<float*>(band.out[row])[place] = sum;
-        else
-          static_cast<Bf16*>(band.out[row])[place] = float_to_bf16(sum);
+        finish_value(s, band, row, x, co, sum);
+      }
+}
+
+// Whole sums in int32, then as for float: of levels less their zero and of weights in 127ths of the channel's largest.
+void conv2d_int8_reference(const PackedConv& packed, const ConvBand& band, float*) {
+  const ConvSpec& s = packed.spec;
+  for (int64_t row = 0; row < band.rows; ++row)
+    for (int64_t x = band.x_begin; x < band.x_end; ++x)
+      for (int64_t co = 0; co < s.out_channels; ++co) {
+        const int8_t* weights = reinterpret_cast<const int8_t*>(packed.weights.data()) +
+                                co * s.kernel_h * s.kernel_w * int8_depth(s);
+        int32_t sum = 0;
+        for (int64_t ky = 0; ky < s.kernel_h; ++ky)
+          for (int64_t kx = 0; kx < s.kernel_w; ++kx, weights += int8_depth(s)) {
+            const uint8_t* in = static_cast<const uint8_t*>(band.in[row * s.stride_h + ky * s.dilation_h]);
+            const int64_t column = x * s.stride_w - s.pad_left + kx * s.dilation_w;
+            if (in == nullptr || column < band.in_begin || column >= band.in_end) continue;
+            in += (column - band.in_begin) * band.in_pitch;
+            for (int64_t ci = 0; ci < s.in_channels; ++ci) sum += weights[ci] * (in[ci] - packed.in_levels.zero);
+          }
+        const float scale = packed.bias[s.out_channels + co];
+        finish_value(s, band, row, x, co, static_cast<float>(sum) * scale + packed.bias[co]);
       }
 }
 
@@ -167,6 +200,9 @@ const std::vector<ConvVariant>& conv_variants() {
 #define FR_CONV(name, algorithm, isa, width, block_vectors) \
   {#name, ConvAlgorithm::algorithm, Isa::isa, width, block_vectors, name},
 #include "kernels/conv3x3_winograd/kernels.inc"
+#define FR_CONV(name, algorithm, isa, width, block_vectors) \
+  {#name, ConvAlgorithm::algorithm, Isa::isa, width, block_vectors, name},
+#include "kernels/conv2d_int8/kernels.inc"
 #define FR_CONV(name, algorithm, isa, width, block_vectors) \
   {#name, ConvAlgorithm::algorithm, Isa::isa, width, block_vectors, name},
 #include "kernels/conv2d/kernels.inc"
@@ -183,6 +219,8 @@ bool conv_supports(const ConvSpec& s, ConvAlgorithm algorithm) {
     case ConvAlgorithm::bf16_winograd4:
       return s.groups == 1 && s.kernel_h == 3 && s.kernel_w == 3 && s.stride_h == 1 && s.stride_w == 1 &&
              s.dilation_h == 1 && s.dilation_w == 1 && s.pad_top == 1 && s.pad_left == 1;
+    case ConvAlgorithm::int8_direct:
+      return s.groups == 1 && int8_sums_fit(s);
     case ConvAlgorithm::grouped:
     case ConvAlgorithm::reference:
       break;
@@ -195,6 +233,7 @@ bool conv_supports(const ConvSpec& s, ConvAlgorithm algorithm) {
 // 21 ms, Winograd 27; with 5 and more Winograd is ahead (16->5: 6.2 and 10.4 ms). The rule may look at nothing
 // but the convolution: an image cut in another way must give the same bits.
 ConvAlgorithm choose_conv_algorithm(const ConvSpec& s, Isa isa, Element input) {
+  if (input == Element::u8) return ConvAlgorithm::int8_direct;
   if (s.groups != 1) return ConvAlgorithm::grouped;
   const bool dot_products = s.out_channels <= 4 && s.in_channels % 16 == 0;
   const bool winograd = conv_supports(s, ConvAlgorithm::winograd4) && s.in_channels >= 16 && !dot_products;
@@ -203,13 +242,15 @@ ConvAlgorithm choose_conv_algorithm(const ConvSpec& s, Isa isa, Element input) {
   return winograd ? ConvAlgorithm::winograd4 : ConvAlgorithm::direct;
 }
 
-PackedConv pack_conv(const ConvSpec& spec, ConvAlgorithm algorithm, Isa isa, const float* weight, const float* bias) {
+PackedConv pack_conv(const ConvSpec& spec, ConvAlgorithm algorithm, Isa isa, const float* weight, const float* bias,
+                     Levels in_levels) {
   for (const ConvVariant& variant : conv_variants())
-    if (variant.algorithm == algorithm && includes(isa, variant.isa)) return pack_conv(spec, variant, weight, bias);
+    if (variant.algorithm == algorithm && includes(isa, variant.isa)) return pack_conv(spec, variant, weight, bias, in_levels);
   throw std::invalid_argument("conv2d: unknown algorithm");
 }
 
-PackedConv pack_conv(const ConvSpec& spec, const ConvVariant& variant, const float* weight, const float* bias) {
+PackedConv pack_conv(const ConvSpec& spec, const ConvVariant& variant, const float* weight, const float* bias,
+                     Levels in_levels) {
   check_spec(spec);
   if (!conv_supports(spec, variant.algorithm))
     throw std::invalid_argument(std::string("conv2d: ") + variant.name + " cannot do this convolution");
@@ -222,6 +263,9 @@ PackedConv pack_conv(const ConvSpec& spec, const ConvVariant& variant, const flo
     case ConvAlgorithm::winograd4:
     case ConvAlgorithm::bf16_winograd4:
       pack_winograd4(spec, variant, weight, bias, &packed);
+      break;
+    case ConvAlgorithm::int8_direct:
+      pack_int8(spec, variant, weight, bias, in_levels, &packed);
       break;
     case ConvAlgorithm::bf16_direct:
       pack_bf16_direct(spec, variant, weight, bias, &packed);

@@ -12,13 +12,15 @@
 #include "base/bfloat16.h"
 #include "base/buffer.h"
 #include "base/isa.h"
+#include "base/levels.h"
 
 namespace fr {
 
 enum class Activation : int32_t { none, relu, leaky_relu };  // NaN stays NaN
 enum class Residual : int32_t { none, before_activation, after_scale };
-// Those that begin with bf16 read bfloat16 images only, whose pixels are padded to whole tiles of 32 channels.
-enum class ConvAlgorithm : int32_t { reference, direct, winograd4, grouped, bf16_direct, bf16_winograd4 };
+// Those that begin with bf16 read bfloat16 images only, whose pixels are padded to whole tiles of 32 channels;
+// int8_direct reads images of 8 bits only (kernels/conv2d_int8).
+enum class ConvAlgorithm : int32_t { reference, direct, winograd4, grouped, bf16_direct, bf16_winograd4, int8_direct };
 constexpr bool reads_bf16(ConvAlgorithm a) {
   return a == ConvAlgorithm::bf16_direct || a == ConvAlgorithm::bf16_winograd4;
 }
@@ -54,6 +56,7 @@ struct ConvBand {
   int64_t residual_begin = 0;
   int64_t residual_pitch = 0;
   Element in_element = Element::f32, out_element = Element::f32, residual_element = Element::f32;
+  Levels out_levels, residual_levels;  // where an element is u8; the input's are packed with the weights
   int64_t rows = 0;
   int64_t x_begin = 0, x_end = 0;  // winograd4: x_begin is a multiple of 4 (the tile grid is anchored at column 0)
 };
@@ -65,6 +68,7 @@ struct PackedConv {
   const char* variant = "";  // the kernel's name, e.g. "conv2d_direct_avx512"
   Buffer<float> weights;
   Buffer<float> bias;            // zero-filled up to whole vectors
+  Levels in_levels;              // int8_direct: of the images that it reads
   int64_t workspace_floats = 0;  // scratch that one run needs, 64-byte aligned, per thread
   void (*run)(const PackedConv&, const ConvBand&, float* workspace) = nullptr;
 };
@@ -90,7 +94,10 @@ ConvAlgorithm choose_conv_algorithm(const ConvSpec& spec, Isa isa, Element input
 
 // weight: [out_channels][in_channels / groups][kernel_h][kernel_w]; bias: [out_channels] or null.
 // Throws std::invalid_argument if the algorithm cannot do this convolution.
-PackedConv pack_conv(const ConvSpec& spec, ConvAlgorithm algorithm, Isa isa, const float* weight, const float* bias);
-PackedConv pack_conv(const ConvSpec& spec, const ConvVariant& variant, const float* weight, const float* bias);
+// in_levels: of the input's images, for int8_direct.
+PackedConv pack_conv(const ConvSpec& spec, ConvAlgorithm algorithm, Isa isa, const float* weight, const float* bias,
+                     Levels in_levels = {});
+PackedConv pack_conv(const ConvSpec& spec, const ConvVariant& variant, const float* weight, const float* bias,
+                     Levels in_levels = {});
 
 }  // namespace fr

@@ -1,6 +1,7 @@
 // The end of every convolution: act(sum [+ r]) * scale [+ r], for a tile of pixels x vectors in registers.
 #pragma once
 #include "kernels/conv2d/conv2d.h"
+#include "simd/levels.h"
 #include "simd/vec.h"
 
 namespace fr::FR_ISA {
@@ -13,6 +14,7 @@ struct Target {
   int64_t residual_step;
   int64_t last_lanes;  // valid lanes of the last vector, 1..kWidth
   Element out_element, residual_element;
+  Levels out_levels, residual_levels;  // where an element is u8
 };
 
 FR_INLINE const char* offset_by(const void* row, int64_t values, Element element) {
@@ -23,6 +25,8 @@ FR_INLINE Target target_at(const ConvSpec& spec, const ConvBand& band, int64_t r
                            int64_t last_lanes) {
   Target target;
   target.out_element = band.out_element;
+  target.out_levels = band.out_levels;
+  target.residual_levels = band.residual_levels;
   target.out =
       const_cast<char*>(offset_by(band.out[row], (x - band.out_begin) * band.out_pitch + channel, band.out_element));
   target.out_step = band.out_pitch * element_bytes(band.out_element);
@@ -51,11 +55,29 @@ FR_INLINE void add_residual_of(Vec (&sum)[kPixels][kVectors], const Target& targ
 }
 
 template <int kPixels, int kVectors>
+FR_INLINE void add_residual_levels(Vec (&sum)[kPixels][kVectors], const Target& target) {
+  const Vec zero = broadcast(static_cast<float>(target.residual_levels.zero));
+  const Vec scale = broadcast(target.residual_levels.scale);
+  FR_UNROLL
+  for (int m = 0; m < kPixels; ++m) {
+    const uint8_t* r = reinterpret_cast<const uint8_t*>(target.residual + m * target.residual_step);
+    FR_UNROLL
+    for (int n = 0; n < kVectors; ++n) {
+      const bool whole = n + 1 < kVectors || target.last_lanes == kWidth;
+      const Vec level = whole ? load_levels(r + n * kWidth) : load_levels_partial(r + n * kWidth, target.last_lanes);
+      sum[m][n] += (level - zero) * scale;
+    }
+  }
+}
+
+template <int kPixels, int kVectors>
 FR_INLINE void add_residual(Vec (&sum)[kPixels][kVectors], const Target& target) {
   if (target.residual_element == Element::f32)
     add_residual_of<float>(sum, target);
-  else
+  else if (target.residual_element == Element::bf16)
     add_residual_of<Bf16>(sum, target);
+  else
+    add_residual_levels(sum, target);
 }
 
 template <class T, int kPixels, int kVectors>
@@ -69,6 +91,24 @@ FR_INLINE void store_tile(const Vec (&sum)[kPixels][kVectors], const Target& tar
       store(out + (kVectors - 1) * kWidth, sum[m][kVectors - 1]);
     else
       store_partial(out + (kVectors - 1) * kWidth, sum[m][kVectors - 1], target.last_lanes);
+  }
+}
+
+// Stores what is measured in levels, none below `least`.
+template <int kPixels, int kVectors>
+FR_INLINE void store_tile_levels(const Vec (&sum)[kPixels][kVectors], float least, const Target& target) {
+  const Vec low = broadcast(least), high = broadcast(255.0f);
+  FR_UNROLL
+  for (int m = 0; m < kPixels; ++m) {
+    uint8_t* out = reinterpret_cast<uint8_t*>(target.out + m * target.out_step);
+    FR_UNROLL
+    for (int n = 0; n < kVectors; ++n) {
+      const Vec level = limit(sum[m][n], low, high);
+      if (n + 1 < kVectors || target.last_lanes == kWidth)
+        store_levels(out + n * kWidth, level);
+      else
+        store_levels_partial(out + n * kWidth, level, target.last_lanes);
+    }
   }
 }
 
@@ -100,9 +140,16 @@ FR_INLINE void finish(Vec (&sum)[kPixels][kVectors], const ConvSpec& spec, const
   }
   if (spec.residual == Residual::after_scale) add_residual(sum, target);
   if (target.out_element == Element::f32)
-    store_tile<float>(sum, target);
-  else
-    store_tile<Bf16>(sum, target);
+    return store_tile<float>(sum, target);
+  if (target.out_element == Element::bf16) return store_tile<Bf16>(sum, target);
+  const Vec inverse = broadcast(1.0f / target.out_levels.scale);
+  const Vec zero = broadcast(static_cast<float>(target.out_levels.zero));
+  FR_UNROLL
+  for (int m = 0; m < kPixels; ++m) {
+    FR_UNROLL
+    for (int n = 0; n < kVectors; ++n) sum[m][n] = fma(sum[m][n], inverse, zero);
+  }
+  store_tile_levels(sum, 0.0f, target);
 }
 
 }  // namespace fr::FR_ISA

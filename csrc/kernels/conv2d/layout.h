@@ -13,6 +13,9 @@ namespace fr {
 #define FR_CONV(name, algorithm, isa, width, block_vectors) \
   void name(const PackedConv& packed, const ConvBand& band, float* workspace);
 #include "kernels/conv3x3_winograd/kernels.inc"
+#define FR_CONV(name, algorithm, isa, width, block_vectors) \
+  void name(const PackedConv& packed, const ConvBand& band, float* workspace);
+#include "kernels/conv2d_int8/kernels.inc"
 
 // Not inline, for the reason above: Buffer's accessors are shared symbols.
 const float* packed_weights(const PackedConv& packed);

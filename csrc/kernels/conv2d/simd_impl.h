@@ -190,11 +190,11 @@ static Interior find_interior(const ConvSpec& spec, const ConvBand& band) {
 }
 
 // Calls body(x, pixels, window) for blocks of at most most_pixels that cover the band's columns in one row;
-// each block reads the input in place, or a patch when it touches an edge or the input is bfloat16.
-// kWhole: only blocks of most_pixels are read in place.
-template <bool kWhole = false, class Body>
+// each block reads the input in place, or the patch when it touches an edge or the input is not of floats; fill(x, pixels)
+// fills that. kWhole: only blocks of most_pixels are read in place.
+template <bool kWhole = false, class Body, class Fill>
 FR_INLINE void for_each_block(const ConvSpec& spec, const ConvBand& band, int64_t row, int64_t most_pixels,
-                              int64_t channel, int64_t channels, float* patch, const Body& body) {
+                              int64_t channel, int64_t channels, float* patch, const Body& body, const Fill& fill) {
   const Interior interior = find_interior(spec, band);
   Window window;
   window.rows = band.in + row * spec.stride_h;
@@ -213,7 +213,7 @@ FR_INLINE void for_each_block(const ConvSpec& spec, const ConvBand& band, int64_
       window.patch = nullptr;
       window.offset = (x * spec.stride_w - spec.pad_left - band.in_begin) * pitch + channel;
     } else {
-      fill_patch(spec, band, row, x, pixels, channel, channels, patch);
+      fill(x, pixels);
       window.patch = patch;
       window.patch_row = patch_columns(spec, pixels) * channels;
     }
@@ -225,6 +225,14 @@ FR_INLINE void for_each_block(const ConvSpec& spec, const ConvBand& band, int64_
     body(x, pixels, window);
     x += pixels;
   }
+}
+
+template <bool kWhole = false, class Body>
+FR_INLINE void for_each_block(const ConvSpec& spec, const ConvBand& band, int64_t row, int64_t most_pixels,
+                              int64_t channel, int64_t channels, float* patch, const Body& body) {
+  for_each_block<kWhole>(
+      spec, band, row, most_pixels, channel, channels, patch, body,
+      [&](int64_t x, int64_t pixels) { fill_patch(spec, band, row, x, pixels, channel, channels, patch); });
 }
 
 // Weights: [group][block][ky][kx][in channel][the block's vectors]. A block's weights are used for all rows

@@ -96,12 +96,23 @@ void narrow_ref(const float* in, Bf16* out, int64_t values) {
   for (int64_t i = 0; i < values; ++i) out[i] = float_to_bf16(in[i]);
 }
 
+void widen_levels_ref(const uint8_t* in, float* out, int64_t values, Levels levels) {
+  for (int64_t i = 0; i < values; ++i) out[i] = level_to_float(in[i], levels);
+}
+
+void narrow_levels_ref(const float* in, uint8_t* out, int64_t values, Levels levels) {
+  for (int64_t i = 0; i < values; ++i)
+    out[i] = nearest_level(in[i] / levels.scale + static_cast<float>(levels.zero));
+}
+
 }  // namespace
 
 const ConvertKernels convert_ref = {{in_ref<Pixel::u8>, in_ref<Pixel::u16>, in_ref<Pixel::f16>, in_ref<Pixel::f32>},
                                     {out_ref<Pixel::u8>, out_ref<Pixel::u16>, out_ref<Pixel::f16>, out_ref<Pixel::f32>},
                                     widen_ref,
-                                    narrow_ref};
+                                    narrow_ref,
+                                    widen_levels_ref,
+                                    narrow_levels_ref};
 
 const ConvertKernels& get_convert(Isa allowed) {
 #define FR_KERNEL(name, isa) \

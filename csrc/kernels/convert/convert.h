@@ -11,6 +11,7 @@
 
 #include "base/bfloat16.h"
 #include "base/isa.h"
+#include "base/levels.h"
 
 namespace fr {
 
@@ -34,6 +35,8 @@ struct ConvertKernels {
   ConvertOutFn* out[4];
   void (*widen)(const Bf16* in, float* out, int64_t values);   // exact
   void (*narrow)(const float* in, Bf16* out, int64_t values);  // to nearest even, NaN made quiet
+  void (*widen_levels)(const uint8_t* in, float* out, int64_t values, Levels levels);
+  void (*narrow_levels)(const float* in, uint8_t* out, int64_t values, Levels levels);  // to nearest even
 };
 #define FR_KERNEL(name, isa) extern const ConvertKernels name;
 #include "kernels/convert/kernels.inc"

@@ -194,11 +194,22 @@ void narrow(const float* in, Bf16* out, int64_t values) {
   for (int64_t i = 0; i < values; ++i) out[i] = float_to_bf16(in[i]);
 }
 
+void widen_levels(const uint8_t* in, float* out, int64_t values, Levels levels) {
+  for (int64_t i = 0; i < values; ++i) out[i] = level_to_float(in[i], levels);
+}
+
+void narrow_levels(const float* in, uint8_t* out, int64_t values, Levels levels) {
+  const float zero = static_cast<float>(levels.zero);
+  for (int64_t i = 0; i < values; ++i) out[i] = nearest_level(in[i] / levels.scale + zero);
+}
+
 constexpr ConvertKernels kernels = {
     {convert_in<Pixel::u8>, convert_in<Pixel::u16>, convert_in<Pixel::f16>, convert_in<Pixel::f32>},
     {convert_out<Pixel::u8>, convert_out<Pixel::u16>, convert_out<Pixel::f16>, convert_out<Pixel::f32>},
     widen,
-    narrow};
+    narrow,
+    widen_levels,
+    narrow_levels};
 
 }  // namespace
 }  // namespace FR_ISA
