@@ -1,4 +1,4 @@
-"""Plans of precision int8: near the float32 result, the same to the bit however the picture is cut, saved and refused."""
+"""Plans of precision int8: near the float32 result, the same bits however the picture is cut, saved and refused."""
 
 import json
 
@@ -20,7 +20,9 @@ ISAS = [isa for isa in ("baseline", "avx2", "avx512", "avx512_bf16", "amx") if i
 
 def picture(seed, height=75, width=150):
     rows, columns = np.mgrid[0:height, 0:width].astype(np.float32)
-    clean = 0.5 + 0.4 * np.sin(0.2 * columns + (0.01 + 0.002 * seed) * rows**2)[..., None] * np.float32([1.0, 0.7, -0.5])
+    clean = 0.5 + 0.4 * np.sin(0.2 * columns + (0.01 + 0.002 * seed) * rows**2)[..., None] * np.float32(
+        [1.0, 0.7, -0.5]
+    )
     noise = np.random.default_rng(seed).standard_normal(clean.shape)
     return (clean + 25 / 255 * noise).astype(np.float32)
 
