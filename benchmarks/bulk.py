@@ -12,7 +12,10 @@ of one thread against one.  Prints the result as JSON on the last line; --record
 
 import argparse
 import json
+import math
 import shutil
+import subprocess
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -20,14 +23,15 @@ from typing import Any
 
 import numpy as np
 import tifffile
-from harness import in_fresh_process, machine, settle
-from memory import resident
 
 import fastrestore as fr
 from fastrestore import image as images
+from fastrestore.bench.machine import machine, resident
+from fastrestore.bench.process import settle
 
 MODEL, SIGMA = "denoise-cnn", 15.0
 KINDS = ".png", ".jpg", ".tif"
+KEPT = "stages", "bottleneck", "waited", "parts"  # of a report
 SAMPLED = 6  # pictures that the engine restores as arrays, spread over the sizes
 
 
@@ -87,7 +91,7 @@ def folder(options: argparse.Namespace, scratch: Path) -> dict[str, Any]:
 def stream(options: argparse.Namespace, scratch: Path) -> dict[str, Any]:
     side, source = options.side, scratch / "in.tif"
     tiles = [made(512, 512, seed, np.uint16) for seed in range(8)]
-    count = -((-side // 512) ** 2)
+    count = math.ceil(side / 512) ** 2
     layout = {"tile": (512, 512), "photometric": "rgb", "compression": "zlib", "predictor": True, "metadata": None}
     each = (tiles[n % len(tiles)] for n in range(count))
     tifffile.imwrite(source, each, shape=(side, side, 3), dtype=np.uint16, bigtiff=True, maxworkers=1, **layout)
@@ -95,8 +99,10 @@ def stream(options: argparse.Namespace, scratch: Path) -> dict[str, Any]:
     array = [made(2000, 2000, 0, np.uint16)]
     engine_rate(array, restorer)
     before = engine_rate(array, restorer)
-    arguments = ["--source", source, "--memory", options.memory, "--threads", options.threads]
-    report = in_fresh_process("bulk.py", "one", *arguments)
+    arguments = ["--source", source, "--memory", options.memory, "--threads", options.threads, "--scratch", scratch]
+    command = [sys.executable, __file__, "one", *map(str, arguments)]
+    report = json.loads(subprocess.run(command, stdout=subprocess.PIPE, check=True, text=True).stdout)
+    report = {key: report[key] for key in (*KEPT, "wall", "ready_mib", "peak_mib", "memory")}
     after = engine_rate(array, restorer)
     mpixel = side * side / 1e6
     return {"mpixel": mpixel, "mpixel_per_s": mpixel / report["wall"], "engine": [before, after]} | report
@@ -110,7 +116,7 @@ def one(options: argparse.Namespace, scratch: Path) -> dict[str, Any]:
     start = time.perf_counter()
     report = restorer.file(options.source, scratch / "out.tif", SIGMA)
     wall = time.perf_counter() - start
-    kept = {key: report[key] for key in ("stages", "bottleneck", "waited", "parts")}
+    kept = {key: report[key] for key in KEPT}
     return kept | {"wall": wall, "ready_mib": ready, "peak_mib": resident("VmHWM"), "memory": options.memory}
 
 

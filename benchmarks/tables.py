@@ -14,7 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from fastrestore import checkpoint
+from fastrestore import checkpoint, zoo
 from fastrestore.bench.networks import NETWORKS
 
 ROOT = Path(__file__).parent.parent
@@ -89,27 +89,13 @@ def memory(folder: Path) -> str:
     return table(["network", "size", "threads", "fastrestore", "within 64MiB", *PEERS.values()], rows)
 
 
-SETS = {"cbsd68": "CBSD68", "uhdm_700": "UHDM", "gopro": "GoPro", "bsds500_val32": "held pictures"}
-KINDS = {"moire": "simulated moiré", "blur": "simulated blur", "pairs": "real pairs"}
-
-
 def models(folder: Path) -> str:
     """The named models with the figures of their cards."""
     rows = []
     for path in sorted(folder.glob("*.safetensors")):
         card = checkpoint.describe(path).card
-        quality = []
-        for name, figures in card.get("psnr", {}).items():
-            of = SETS.get(name, name)
-            noise = {key: value for key, value in figures.items() if key.isdigit()}
-            if noise:
-                values = " / ".join(f"{value:.2f}" for value in noise.values())
-                quality.append(f"{values} dB at σ {' / '.join(noise)} ({of})")
-            for kind, words in KINDS.items():
-                if kind in figures:
-                    quality.append(f"{words}: {figures[f'{kind} input']:.2f} -> {figures[kind]:.2f} dB ({of})")
         size = f"{card['parameters'] / 1e6:.1f} M, {path.stat().st_size / 1e6:.1f} MB"
-        rows.append([f"`{path.stem}`", card["task"], card["family"], "; ".join(quality), size])
+        rows.append([f"`{path.stem}`", card["task"], card["family"], "; ".join(zoo.quality(card)), size])
     return table(["name", "task", "family", "PSNR", "parameters"], rows)
 
 

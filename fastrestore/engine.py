@@ -15,10 +15,10 @@ import numpy as np
 import torch
 from torch import nn
 
-from fastrestore.errors import MemoryBudgetError, ModelError
+from fastrestore.errors import DeviceError, MemoryBudgetError, ModelError
 from fastrestore.image import whole_file
 from fastrestore.lower import lower
-from fastrestore.ops import _C  # ops imports torch before _C, so that both share one OpenMP runtime
+from fastrestore.ops import _C, dispatch  # ops imports torch before _C, so that both share one OpenMP runtime
 
 PRECISIONS = ("float32", "bfloat16")  # that any module compiles to; "int8" needs pictures too
 DEFAULT_MEMORY = "1GiB"
@@ -52,7 +52,7 @@ def build_info() -> dict[str, Any]:
         "forced_isa": os.environ.get("FASTRESTORE_ISA"),
         "built_isas": list(_C.built_isas()),
         "threads": _C.hardware_threads(),
-        "cuda": False,  # no CUDA kernels are part of this version
+        "gpu": dispatch.report(),
         "torch": torch.__version__,
         "numpy": np.__version__,
         "python": platform.python_version(),
@@ -132,11 +132,26 @@ class Plan:
         """What the weights take, in the order that the kernels read them."""
         return self._plan.packed_bytes
 
-    def session(self, device: str = "cpu", threads: int | None = None, memory: int | str | None = None) -> "Session":
-        """A session on `threads` threads (None: all this process may use) within `memory` bytes beyond the
-        picture, the result and the plan's weights.  Raises ValueError for a device other than "cpu" or "auto"."""
+    def session(
+        self,
+        device: str = "cpu",
+        threads: int | None = None,
+        memory: int | str | None = None,
+        precision: str | None = None,
+    ) -> "Session":
+        """A session on `threads` threads (None: all this process may use) within `memory` bytes beyond the picture, the
+        result and the plan's weights.
+
+        device: "cpu" (also "auto"), or "cuda": the current GPU, whose memory is meant then.  precision: on a GPU the
+        type of images and products, float32, bfloat16 or float16; None is the plan's own.
+        Raises ValueError for what does not fit, DeviceError where there is no GPU or the core has no kernels for one.
+        """
+        if device == "cuda":
+            return CudaSession(self, precision or self.precision, parse_memory(memory))
         if device not in ("cpu", "auto"):
-            raise ValueError(f"device must be cpu or auto, got {device!r}")
+            raise ValueError(f"device must be cpu, cuda or auto, got {device!r}")
+        if precision not in (None, self.precision):
+            raise ValueError(f"on the CPU a plan of {self.precision} runs in that precision, not in {precision!r}")
         return Session(self, threads or _C.hardware_threads(), parse_memory(memory))
 
 
@@ -212,6 +227,27 @@ class Session:
         except _C.MemoryBudgetExceeded as error:
             raise MemoryBudgetError(str(error)) from None
         return out
+
+
+class CudaSession(Session):
+    """Runs a plan on the current GPU: the same graph and weights on the kernels of csrc/cuda, the whole picture at once
+    or, if that exceeds the memory, in tiles.  ways: how many nodes go each way."""
+
+    def __init__(self, plan: Plan, precision: str, memory: int):
+        if not dispatch.built():
+            raise DeviceError("this core was built without nvcc: it has no kernels for GPUs")
+        kernels = dispatch.kernels()
+        self.plan, self.precision, self.memory = plan, precision, memory
+        try:
+            self._session = kernels.Session(plan._plan, precision, memory)
+        except kernels.NoDevice as error:
+            raise DeviceError(str(error)) from None
+        self.ways: dict[str, int] = self._session.ways
+        self.report = None
+
+    @property
+    def info(self) -> dict[str, Any]:
+        return {"device": "cuda", "precision": self.precision, "memory": self.memory, "ways": self.ways}
 
 
 def compile(

@@ -30,6 +30,10 @@ class MissingDependency(FastrestoreError, ImportError):
     """An optional package is needed; the message says what to install."""
 
 
+class DeviceError(FastrestoreError, RuntimeError):
+    """The device that was asked for is not there, or this build has no kernels for it."""
+
+
 def describe(error: BaseException) -> str:
     """One line for an error, with the file's name where the system gives one."""
     if isinstance(error, OSError) and error.strerror:

@@ -17,6 +17,10 @@ DEFAULTS = {"denoise": "denoise-cnn", "demoire": "demoire-cnn", "deblur": "deblu
 # Or, for clips and bursts, where there is one for them.
 SEQUENCES = {("denoise", "video"): "denoise-rnn", ("denoise", "burst"): "denoise-rnn"}
 
+# What the figures of a card are of, in words.
+SETS = {"bsds500_val32": "held pictures", "cbsd68": "CBSD68", "cc15": "CC", "gopro": "GoPro", "uhdm_700": "UHDM"}
+DEGRADED = {"moire": "simulated moiré", "blur": "simulated blur", "pairs": "real pairs"}
+
 
 @dataclass(frozen=True)
 class Entry:
@@ -48,6 +52,21 @@ def find(name: str) -> Entry:
     if name not in names():
         raise ModelError(f"unknown model {name!r:.100}: known are {', '.join(names()) or 'none'}")
     return _entry(WEIGHTS / f"{name}.safetensors")
+
+
+def quality(card: dict[str, Any]) -> list[str]:
+    """The PSNR that a card states, a phrase for each set and kind of degradation."""
+    phrases = []
+    for name, figures in card.get("psnr", {}).items():
+        of = SETS.get(name, name)
+        noise = {key: value for key, value in figures.items() if key.isdigit()}
+        if noise:
+            values = " / ".join(f"{value:.2f}" for value in noise.values())
+            phrases.append(f"{values} dB at σ {' / '.join(noise)} ({of})")
+        for kind, words in DEGRADED.items():
+            if kind in figures:
+                phrases.append(f"{words}: {figures[f'{kind} input']:.2f} -> {figures[kind]:.2f} dB ({of})")
+    return phrases
 
 
 def path_of(name_or_path: str | os.PathLike) -> Path:

@@ -6,6 +6,15 @@ from pathlib import Path
 import pytest
 
 
+def pytest_addoption(parser):
+    parser.addoption(
+        "--device",
+        default="emulated",
+        choices=["emulated", "cuda"],
+        help="where tests/gpu runs CUDA kernels: emulated on the host, or on this machine's GPU",
+    )
+
+
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
     """The folder of public test images and weights: FASTRESTORE_DATA, or ../shared/data beside the checkout."""

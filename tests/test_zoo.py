@@ -59,6 +59,19 @@ def test_the_default_of_every_task_ships():
     assert {zoo.default(task) for task in zoo.DEFAULTS} <= set(zoo.names())
 
 
+def test_the_models_of_pictures_stay_small_together():
+    assert sum(entry.path.stat().st_size for entry in zoo.entries() if entry.input == "image") <= 16e6
+
+
+def test_a_card_in_words():
+    psnr = {"cbsd68": {"15": 30.0, "25": 28.5, "25 input": 20.5}, "mine": {"blur": 25.25, "blur input": 23.0}}
+    assert zoo.quality({"psnr": psnr}) == [
+        "30.00 / 28.50 dB at σ 15 / 25 (CBSD68)",
+        "simulated blur: 23.00 -> 25.25 dB (mine)",
+    ]
+    assert zoo.quality({}) == []
+
+
 @pytest.mark.parametrize("name", zoo.names())
 def test_every_shipped_model_is_whole(name):
     entry = zoo.find(name)

@@ -14,6 +14,9 @@
 #include <unordered_map>
 
 #include "base/parallel.h"
+#if FR_CUDA
+#include "engine/cuda_session.h"
+#endif
 #include "engine/plan_file.h"
 #include "engine/session.h"
 
@@ -68,6 +71,10 @@ fr_status guarded(Body body) noexcept {
     return told(FR_CANCELLED, error.what());
   } catch (const std::bad_alloc&) {
     return told(FR_OUT_OF_MEMORY, "out of memory");
+#if FR_CUDA
+  } catch (const cuda::NoDevice& error) {
+    return told(FR_UNSUPPORTED, error.what());
+#endif
   } catch (const std::system_error& error) {
     return told(FR_SYSTEM_ERROR, error.what());
   } catch (const std::logic_error& error) {  // invalid_argument, length_error
@@ -122,8 +129,34 @@ struct LoadedPlan {
 
 struct OpenSession {
   OpenSession(std::shared_ptr<const Plan> plan, int threads, int64_t memory)
-      : session(std::move(plan), threads, memory) {}
-  Session session;
+      : cpu(std::make_unique<Session>(std::move(plan), threads, memory)) {}
+#if FR_CUDA
+  OpenSession(const std::shared_ptr<const Plan>& plan, int64_t memory)
+      : gpu(std::make_unique<CudaSession>(std::shared_ptr<const Graph>(plan, &plan->graph()),
+                                          plan->precision() == Precision::bfloat16 ? cuda::Type::bf16 : cuda::Type::f32,
+                                          memory)) {}
+#endif
+
+  RunReport preview(int64_t height, int64_t width) const {
+#if FR_CUDA
+    if (gpu) return gpu->preview(height, width);
+#endif
+    return cpu->preview(height, width);
+  }
+  void run(const Picture& picture, const RunOptions& options) {
+#if FR_CUDA
+    if (gpu) {
+      report = gpu->run(picture, options);
+      return;
+    }
+#endif
+    cpu->run(picture, options, report);
+  }
+
+  std::unique_ptr<Session> cpu;
+#if FR_CUDA
+  std::unique_ptr<CudaSession> gpu;
+#endif
   RunReport report;  // of the last run; kept so that the next one need not allocate it
   std::atomic<bool> busy{false};
 };
@@ -296,12 +329,20 @@ fr_status fr_session_create(const fr_plan* plan, const fr_session_options* optio
     static constexpr fr_session_options kDefaults = FR_SESSION_OPTIONS_INIT;
     const fr_session_options& given = options == nullptr ? kDefaults : sized(options, "options");
     const std::string_view device = given.device == nullptr ? "auto" : given.device;
-    if (device != "auto" && device != "cpu")
-      fail(FR_UNSUPPORTED, "device must be auto or cpu, got '" + std::string(device.substr(0, 60)) + "'");
+    if (device != "auto" && device != "cpu" && device != "cuda")
+      fail(FR_UNSUPPORTED, "device must be auto, cpu or cuda, got '" + std::string(device.substr(0, 60)) + "'");
     require(given.reserved == 0, "options.reserved must be 0");
     const int threads = given.threads == 0 ? hardware_threads() : given.threads;
     const int64_t memory = given.memory == 0 ? kDefaultMemory : given.memory;
-    auto opened = std::make_shared<OpenSession>(loaded->plan, threads, memory);
+    std::shared_ptr<OpenSession> opened;
+    if (device != "cuda")
+      opened = std::make_shared<OpenSession>(loaded->plan, threads, memory);
+    else
+#if FR_CUDA
+      opened = std::make_shared<OpenSession>(loaded->plan, memory);
+#else
+      fail(FR_UNSUPPORTED, "device cuda: this library was built without nvcc");
+#endif
     *session = reinterpret_cast<fr_session*>(sessions().add(std::move(opened)));
   });
 }
@@ -316,7 +357,7 @@ fr_status fr_session_reset(fr_session* session) {
   return guarded([&] {
     const std::shared_ptr<OpenSession> opened = live(sessions(), session, "session");
     if (opened->busy) fail(FR_BUSY, "the session is running already");
-    opened->session.reset();
+    if (opened->cpu) opened->cpu->reset();  // a GPU's sessions keep nothing from picture to picture
   });
 }
 
@@ -324,7 +365,7 @@ fr_status fr_session_working_bytes(const fr_session* session, int64_t height, in
   return guarded([&] {
     const std::shared_ptr<OpenSession> opened = live(sessions(), session, "session");
     require(bytes != nullptr, "bytes is NULL");
-    *bytes = opened->session.preview(height, width).working_bytes;
+    *bytes = opened->preview(height, width).working_bytes;
   });
 }
 
@@ -348,7 +389,7 @@ fr_status fr_session_run(fr_session* session, const fr_image* image, const fr_ru
     } release{opened->busy};
     const auto start = std::chrono::steady_clock::now();
     RunReport& done = opened->report;
-    opened->session.run(picture, wanted, done);
+    opened->run(picture, wanted);
     const std::chrono::duration<double> spent = std::chrono::steady_clock::now() - start;
     if (report != nullptr)
       *report = {sizeof *report, done.non_finite, done.strips, done.band, done.working_bytes, spent.count()};

@@ -28,8 +28,10 @@ void launch(void (*kernel)(Params...), int64_t blocks, int threads, int64_t shar
   if (shared_bytes > kAlwaysAllowed)
     check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared_bytes)),
           "cudaFuncSetAttribute");
+  // clang-format off
   kernel<<<static_cast<unsigned>(blocks), static_cast<unsigned>(threads), static_cast<size_t>(shared_bytes),
            static_cast<cudaStream_t>(stream)>>>(args...);
+  // clang-format on
   check(cudaGetLastError(), "kernel launch");
 }
 #endif

@@ -87,8 +87,8 @@ std::vector<uint8_t> pack_conv_weights(const ConvSpec& spec, bool transposed, Ty
     for (int64_t i = 0; i < group_in; ++i)
       for (int64_t tap = 0; tap < taps; ++tap) {
         const int64_t in = out / group_out * group_in + i;
-        const int64_t from = transposed ? (in * group_out + out % group_out) * taps + tap
-                                        : (out * group_in + i) * taps + tap;
+        const int64_t from =
+            transposed ? (in * group_out + out % group_out) * taps + tap : (out * group_in + i) * taps + tap;
         const int64_t to = (tap * out_padded + out) * in_padded + (depthwise ? 0 : in);
         store_value(type, weight[from], packed.data() + to * bytes);
       }

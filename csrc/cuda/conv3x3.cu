@@ -201,16 +201,20 @@ struct Shape {
 template <int kIn, int kPart, int kFragments>
 constexpr Shape make_shape() {
   using C = Config<kIn, kPart, kFragments>;
-  return {kIn, kPart, C::kRows, C::kSharedBytes, run<__half, kIn, kPart, kFragments>,
+  return {kIn,
+          kPart,
+          C::kRows,
+          C::kSharedBytes,
+          run<__half, kIn, kPart, kFragments>,
           run<__nv_bfloat16, kIn, kPart, kFragments>};
 }
 
 // The first that holds the channels and fits is taken: large parts before tall tiles, both before small ones.
 constexpr Shape kShapes[] = {
     make_shape<16, 64, 4>(), make_shape<16, 48, 4>(), make_shape<16, 32, 4>(), make_shape<16, 16, 4>(),
-    make_shape<32, 32, 4>(), make_shape<32, 16, 4>(), make_shape<48, 48, 4>(), make_shape<48, 48, 2>(),
-    make_shape<48, 16, 4>(), make_shape<64, 64, 4>(), make_shape<64, 64, 2>(), make_shape<64, 32, 2>(),
-    make_shape<64, 16, 4>(), make_shape<96, 48, 4>(), make_shape<96, 32, 2>(), make_shape<96, 16, 2>(),
+    make_shape<32, 32, 4>(), make_shape<32, 16, 4>(), make_shape<48, 48, 4>(), make_shape<48, 16, 4>(),
+    make_shape<64, 64, 4>(), make_shape<64, 64, 2>(), make_shape<64, 32, 2>(), make_shape<64, 16, 4>(),
+    make_shape<96, 48, 4>(), make_shape<96, 32, 2>(), make_shape<96, 16, 2>(),
 };
 
 const Shape* find_shape(const ConvSpec& spec, const Device& device) {

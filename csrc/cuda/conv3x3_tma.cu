@@ -73,7 +73,8 @@ __global__ void __launch_bounds__(kBlockThreads, 1)
     fewer_registers<40>();
     if (thread == 0) {
       barrier_expect(weights_there, kWeightBytes);
-      for (int tap = 0; tap < 9; ++tap) tma_load(weights + tap * kChannels * kRowBytes, weight, weights_there, 0, 0, tap, 0);
+      for (int tap = 0; tap < 9; ++tap)
+        tma_load(weights + tap * kChannels * kRowBytes, weight, weights_there, 0, 0, tap, 0);
       int turn = 0;
       for (int index = first; index < p.tiles; index += step, ++turn) {
         const Tile tile = tile_at(p, index);
@@ -139,7 +140,8 @@ __global__ void __launch_bounds__(kBlockThreads, 1)
       if (y >= p.height || left >= p.width || c >= p.out_channels) continue;
       uint4 value = shared_load<uint4>(stage + Swizzle<8>::offset(pixel, chunk));
       if (p.has_residual)
-        value = add_residual<T>(p.epilogue, value, pixel_at<T>(p.residual, tile.image, y, left) + c, p.out_channels - c);
+        value =
+            add_residual<T>(p.epilogue, value, pixel_at<T>(p.residual, tile.image, y, left) + c, p.out_channels - c);
       global_store(reinterpret_cast<uint4*>(pixel_at<T>(p.y, tile.image, y, left) + c), value);
     }
     tma_fence();

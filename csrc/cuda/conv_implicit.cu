@@ -60,14 +60,14 @@ __device__ __forceinline__ void load_step(uint32_t to, const Params& p, const Ou
     const int row = first_row + m * 32;
     const Output& o = outputs[m];
     const int y = edge_pixel(p.edge, p.rows.in_step * o.row + p.rows.in_first + j * p.rows.in_tap, p.rows.in_size);
-    const int x = edge_pixel(p.edge, p.columns.in_step * o.column + p.columns.in_first + i * p.columns.in_tap,
-                             p.columns.in_size);
+    const int x =
+        edge_pixel(p.edge, p.columns.in_step * o.column + p.columns.in_first + i * p.columns.in_tap, p.columns.in_size);
     const bool valid = first_pixel + row < pixels && y >= 0 && x >= 0 && source < p.in_chunks;
     const T* const from = valid ? pixel_at<T>(p.x, o.image, y, x) + source * 8 : static_cast<const T*>(p.x.data);
     cp_async16(to + In::offset(row, chunk), from, valid);
   }
-  const int weight_tap = (p.rows.first_tap + j * p.rows.tap_step) * p.kernel_w + p.columns.first_tap +
-                         i * p.columns.tap_step;
+  const int weight_tap =
+      (p.rows.first_tap + j * p.rows.tap_step) * p.kernel_w + p.columns.first_tap + i * p.columns.tap_step;
 #pragma unroll
   for (int m = 0; m < 2; ++m) {
     const int row = first_row + m * 32, channel = first_channel + row;
@@ -201,9 +201,8 @@ void run(Params p, Type type, Stream stream) {
   const int64_t pixels = int64_t(p.images) * p.rows.outputs * p.columns.outputs;
   const int64_t blocks = ceil_div(pixels, kRows) * p.parts;
   require(blocks <= kMostBlocks, "conv_implicit: too many pixels for one launch");
-  with_half_type(type, "conv_implicit", [&](auto t) {
-    launch(implicit_kernel<decltype(t)>, blocks, kThreads, kSharedBytes, stream, p);
-  });
+  with_half_type(type, "conv_implicit",
+                 [&](auto t) { launch(implicit_kernel<decltype(t)>, blocks, kThreads, kSharedBytes, stream, p); });
 }
 
 }  // namespace

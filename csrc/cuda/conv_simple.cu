@@ -134,7 +134,9 @@ Params make_params(const Convolution& conv) {
           s.residual != Residual::none};
 }
 
-int64_t blocks_of(const Convolution& conv) { return blocks_for(conv.out.pixels() * ceil_div(conv.out.channels, 8), kThreads); }
+int64_t blocks_of(const Convolution& conv) {
+  return blocks_for(conv.out.pixels() * ceil_div(conv.out.channels, 8), kThreads);
+}
 
 }  // namespace
 

@@ -1,16 +1,9 @@
+#include <new>
+
 #include "cuda/common.cuh"
+#include "cuda/memory.h"
 
 namespace fr::cuda {
-
-#ifdef FR_EMULATE
-
-Device current_device() {
-  const Machine& machine = Machine::get();
-  return {machine.capability, machine.processors, machine.shared_limit};
-}
-int device_count() { return 1; }
-
-#else
 
 void check(cudaError_t status, const char* what) {
   if (status == cudaSuccess) return;
@@ -43,6 +36,40 @@ int device_count() {
   return count;
 }
 
-#endif
+DeviceMemory::DeviceMemory(int64_t bytes) : bytes_(bytes) {
+  if (bytes == 0) return;
+  void* data = nullptr;
+  const cudaError_t status = cudaMalloc(&data, static_cast<size_t>(bytes));
+  if (status == cudaErrorMemoryAllocation) {
+    cudaGetLastError();
+    throw std::bad_alloc();
+  }
+  check(status, "cudaMalloc");
+  data_ = static_cast<uint8_t*>(data);
+}
+
+DeviceMemory::~DeviceMemory() { cudaFree(data_); }
+
+void copy_to_device(void* to, int64_t to_pitch, const void* from, int64_t from_pitch, int64_t row_bytes, int64_t rows,
+                    Stream stream) {
+  check(cudaMemcpy2DAsync(to, static_cast<size_t>(to_pitch), from, static_cast<size_t>(from_pitch),
+                          static_cast<size_t>(row_bytes), static_cast<size_t>(rows), cudaMemcpyHostToDevice,
+                          static_cast<cudaStream_t>(stream)),
+        "cudaMemcpy2DAsync");
+}
+
+void copy_to_host(void* to, int64_t to_pitch, const void* from, int64_t from_pitch, int64_t row_bytes, int64_t rows,
+                  Stream stream) {
+  check(cudaMemcpy2DAsync(to, static_cast<size_t>(to_pitch), from, static_cast<size_t>(from_pitch),
+                          static_cast<size_t>(row_bytes), static_cast<size_t>(rows), cudaMemcpyDeviceToHost,
+                          static_cast<cudaStream_t>(stream)),
+        "cudaMemcpy2DAsync");
+}
+
+void clear(void* to, int64_t bytes, Stream stream) {
+  check(cudaMemsetAsync(to, 0, static_cast<size_t>(bytes), static_cast<cudaStream_t>(stream)), "cudaMemsetAsync");
+}
+
+void wait(Stream stream) { check(cudaStreamSynchronize(static_cast<cudaStream_t>(stream)), "cudaStreamSynchronize"); }
 
 }  // namespace fr::cuda

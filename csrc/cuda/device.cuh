@@ -108,6 +108,7 @@ __device__ __forceinline__ float exp2_fast(float x) {
   return y;
 }
 __device__ __forceinline__ float rsqrt_fast(float x) { return rsqrtf(x); }
+__device__ __forceinline__ float cos_pi(float x) { return cospif(x); }  // of pi * x
 
 template <class T>
 __device__ __forceinline__ float to_float(T value) {

@@ -17,6 +17,7 @@
 #include "kernels/conv2d/conv2d.h"
 #include "kernels/convert/convert.h"
 #include "kernels/pool/pool.h"
+#include "kernels/resize/resize.h"
 
 namespace fr::cuda {
 
@@ -136,6 +137,56 @@ void layer_norm(Type type, const LayerNorm& norm, const ConstImages& x, const Ex
 
 // y[c] = act(x[c]) * x[c + out.channels]; act is the identity (NAFNet's gate) or gelu (Restormer's).
 void gate(Type type, bool gelu, const ConstImages& x, const Extent& out, const Images& y, Stream stream);
+
+// What is read for each pixel: channels from `first` on; one_channel: that one serves for all; one_pixel: pixel (0, 0)
+// of each image does.
+struct PixelOperand {
+  ConstImages x;
+  int64_t first = 0;
+  bool one_channel = false, one_pixel = false;
+};
+
+// fill: scale_a; copy: a, into channels [first, first + out.channels) of y, whose other channels stay; add: scale_a * a +
+// scale_b * b; multiply: a * b; gate: the curve of a, times b; affine: a * table[c] + table[channels + c]; activate: the
+// curve of a, with slopes table[c] for prelu.
+struct PixelOperation {
+  enum Kind : int32_t { fill, copy, add, multiply, gate, affine, activate };
+  Kind kind = copy;
+  float scale_a = 1.0f, scale_b = 1.0f;
+  CurveSpec curve;
+  const float* table = nullptr;  // on the device
+  int64_t first = 0;             // copy
+};
+void pointwise(Type type, const PixelOperation& operation, const PixelOperand& a, const PixelOperand& b,
+               const Images& y, const Extent& out, Stream stream);
+
+// As kernels/pool says it.
+struct PoolWindow {
+  Pool kind = Pool::max;
+  int64_t kernel_h = 1, kernel_w = 1, stride = 1, pad_top = 0, pad_left = 0, dilation_h = 1, dilation_w = 1;
+  int64_t divisor = 0;
+};
+void pool(Type type, const PoolWindow& window, const ConstImages& x, const Extent& in, const Images& y,
+          const Extent& out, Stream stream);
+
+// As kernels/resize says it; a factor that enlarges or, otherwise, divides the sides.
+void resize(Type type, Resize mode, bool enlarge, int64_t factor, const ConstImages& x, const Extent& in,
+            const Images& y, Stream stream);
+
+// Statistics of one whole image in two steps, in float32 and in an order that depends on the image's size alone: sums
+// of `fold` rows, [ceil(height / fold)][channels], and their mean over all pixels, [channels], written as a pixel of y.
+void row_sums(Type type, const ConstImages& x, const Extent& in, int64_t fold, float* sums, Stream stream);
+void mean_of_sums(Type type, const float* sums, const Extent& in, int64_t fold, const Images& y, Stream stream);
+
+// Attention between channels, as kernels/channel_attention says it: products of each head's queries and keys over
+// `fold` rows, [ceil(height / fold)][heads][n * (n + 2)]; the softmax of their sum (which takes the first row's place),
+// weights [heads][n][n]; and the values of x, its channels from `first` on, mixed by these.
+void row_grams(Type type, const ConstImages& x, const Extent& in, int64_t heads, int64_t fold, float* grams,
+               Stream stream);
+void softmax_of_grams(float* grams, int64_t rows, int64_t heads, int64_t channels, const float* temperature,
+                      float* weights, Stream stream);
+void mix_channels(Type type, const float* weights, const ConstImages& x, int64_t first, int64_t heads, const Images& y,
+                  const Extent& out, Stream stream);
 
 // Attention of each pixel to those of its window of side x side pixels (side at most 8).
 //

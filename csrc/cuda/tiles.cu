@@ -74,10 +74,9 @@ __global__ void __launch_bounds__(kThreads) gather_kernel(const GatherParams p) 
 // The weight of pixel i of `size` along one axis.
 __device__ __forceinline__ float ramp_weight(int64_t i, int64_t size, int64_t before, int64_t after) {
   float weight = 1.0f;
-  if (i < before) weight = 0.5f - 0.5f * cosf(3.14159265f * (static_cast<float>(i) + 0.5f) / static_cast<float>(before));
+  if (i < before) weight = 0.5f - 0.5f * cos_pi((static_cast<float>(i) + 0.5f) / static_cast<float>(before));
   const int64_t left = size - 1 - i;
-  if (left < after)
-    weight *= 0.5f - 0.5f * cosf(3.14159265f * (static_cast<float>(left) + 0.5f) / static_cast<float>(after));
+  if (left < after) weight *= 0.5f - 0.5f * cos_pi((static_cast<float>(left) + 0.5f) / static_cast<float>(after));
   return weight;
 }
 

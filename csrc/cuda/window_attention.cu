@@ -16,8 +16,8 @@ struct Params {
   ConstImages qkv;
   Images y;
   Extent out;
-  int rows, columns;       // windows of an image
-  int first_y, first_x;    // where the first window begins, at most 0
+  int rows, columns;     // windows of an image
+  int first_y, first_x;  // where the first window begins, at most 0
 };
 
 struct Window {
@@ -129,9 +129,9 @@ __global__ void __launch_bounds__(kThreads) window_attention_kernel(const Params
   for (int n = 0; n < kDepth / 8; ++n) out[n][0] = out[n][1] = out[n][2] = out[n][3] = 0.0f;
 #pragma unroll
   for (int k = 0; k < kTokens / 16; ++k) {
-    const uint32_t a[4] = {
-        pack2<T>(scores[2 * k][0], scores[2 * k][1]), pack2<T>(scores[2 * k][2], scores[2 * k][3]),
-        pack2<T>(scores[2 * k + 1][0], scores[2 * k + 1][1]), pack2<T>(scores[2 * k + 1][2], scores[2 * k + 1][3])};
+    const uint32_t a[4] = {pack2<T>(scores[2 * k][0], scores[2 * k][1]), pack2<T>(scores[2 * k][2], scores[2 * k][3]),
+                           pack2<T>(scores[2 * k + 1][0], scores[2 * k + 1][1]),
+                           pack2<T>(scores[2 * k + 1][2], scores[2 * k + 1][3])};
     const int key = k * 16 + (lane & 15);
 #pragma unroll
     for (int n = 0; n < kDepth / 16; ++n) {
@@ -178,7 +178,8 @@ __global__ void __launch_bounds__(kThreads) plain_kernel(const Params p) {
     return pixel_at<float>(p.qkv, window.image, window.y + token / side, window.x + token % side) + head * depth;
   };
   const float* const own = row_of(query);
-  float* const out = pixel_at<float>(p.y, window.image, window.y + query / side, window.x + query % side) + head * depth;
+  float* const out =
+      pixel_at<float>(p.y, window.image, window.y + query / side, window.x + query % side) + head * depth;
   const auto score = [&](int key) {
     const float* const other = row_of(key) + channels;
     float sum = 0.0f;

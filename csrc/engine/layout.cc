@@ -230,11 +230,6 @@ void place_rings(const Plan& plan, int threads, Layout& layout) {
 
 }  // namespace
 
-MemoryBudgetExceeded::MemoryBudgetExceeded(int64_t budget, int64_t needed_bytes)
-    : std::runtime_error("a memory budget of " + std::to_string(budget) + " bytes is too small: this model needs " +
-                         std::to_string(needed_bytes) + " bytes for pictures of this size"),
-      needed(needed_bytes) {}
-
 int64_t rows_possible(const Plan& plan, size_t n, const std::vector<int64_t>& rows, int64_t height) {
   const Node& node = plan.node(n);
   const int64_t all = node_height(plan, n, height);

@@ -10,19 +10,12 @@
 // the picture is cut.
 #pragma once
 #include <cstdint>
-#include <stdexcept>
 #include <vector>
 
+#include "engine/picture.h"
 #include "engine/plan.h"
 
 namespace fr {
-
-// The budget does not allow even the smallest strip; `needed` bytes would.
-class MemoryBudgetExceeded : public std::runtime_error {
- public:
-  MemoryBudgetExceeded(int64_t budget, int64_t needed);
-  int64_t needed;
-};
 
 struct Strip {
   Interval core;                  // columns of the picture that this strip writes

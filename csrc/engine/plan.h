@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "engine/int8.h"
+#include "engine/precision.h"
 #include "graph/graph.h"
 #include "kernels/arithmetic/arithmetic.h"
 #include "kernels/channel_attention/channel_attention.h"
@@ -15,12 +16,6 @@
 #include "kernels/window_attention/window_attention.h"
 
 namespace fr {
-
-// Of intermediate images and of products; sums are float32. int8: as bfloat16, but for the images that are levels.
-enum class Precision : int32_t { float32, bfloat16, int8 };
-
-const char* precision_name(Precision precision);
-Precision parse_precision(const std::string& name);  // throws std::invalid_argument for an unknown name
 
 struct Step {
   // conv2d: one convolution. conv_transpose2d: one for each phase, row by row of the stride x stride grid.

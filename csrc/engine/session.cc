@@ -19,14 +19,6 @@ constexpr int64_t kPartsPerThread = 3;            // pieces of a band, so that a
 constexpr int64_t kFewestColumns = 96;            // of a piece, where rows can be divided instead
 constexpr int64_t kColumnGrid = 16;               // of pieces: 4 Winograd tiles, a tile of AMX
 constexpr int64_t kFloatsWorthAThread = 1 << 14;  // below this, waking a thread costs more than it helps
-constexpr int64_t kMaxSide = 1 << 24;             // of a picture: no product of sizes comes near 63 bits
-
-void check_size(int64_t height, int64_t width) {
-  if (height < 1 || width < 1) throw std::invalid_argument("session: the picture is empty");
-  if (height > kMaxSide || width > kMaxSide)
-    throw std::invalid_argument("session: the sides of a picture may have up to " + std::to_string(kMaxSide) +
-                                " pixels, got " + std::to_string(height) + " x " + std::to_string(width));
-}
 
 }  // namespace
 
@@ -38,7 +30,7 @@ Session::Session(std::shared_ptr<const Plan> plan, int threads, int64_t memory)
 }
 
 RunReport Session::preview(int64_t height, int64_t width) const {
-  check_size(height, width);
+  check_picture_size(height, width);
   const Layout layout = make_layout(*plan_, height, width, threads_, memory_);
   return {0, static_cast<int64_t>(layout.strips.size()), layout.band, layout.arena_bytes + layout.state_bytes, {}};
 }
@@ -79,22 +71,7 @@ RunReport Session::run(const Picture& picture, const RunOptions& options) {
 }
 
 void Session::run(const Picture& picture, const RunOptions& options, RunReport& report) {
-  const Graph& graph = plan_->graph();
-  check_size(picture.height, picture.width);
-  if (picture.channels != graph.channels() && picture.channels != 1)
-    throw std::invalid_argument("session: the model takes " + std::to_string(graph.channels()) +
-                                " channels, the picture has " + std::to_string(picture.channels));
-  const int64_t row_bytes = checked_product(picture.width, picture.channels, pixel_bytes(picture.type));
-  if (picture.in_row_bytes < row_bytes || picture.out_row_bytes < row_bytes)
-    throw std::invalid_argument("session: a row of the picture is shorter than its pixels");
-  checked_product(picture.height, std::max(picture.in_row_bytes, picture.out_row_bytes));
-  if (graph.takes_sigma() != options.sigma.has_value())
-    throw std::invalid_argument(graph.takes_sigma() ? "session: this model needs sigma"
-                                                    : "session: this model takes no sigma");
-  if (options.sigma && !(*options.sigma >= 0 && std::isfinite(*options.sigma)))
-    throw std::invalid_argument("session: sigma must be finite and not negative");
-  if (!std::isfinite(options.strength)) throw std::invalid_argument("session: strength must be finite");
-
+  check_run(plan_->graph(), picture, options);
   std::lock_guard<std::mutex> lock(running_);
   prepare(picture.height, picture.width);
   report.non_finite = 0;

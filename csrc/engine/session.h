@@ -1,54 +1,22 @@
 // Runs a plan on pictures. A session keeps its working memory between runs; runs of one session follow one
 // another, sessions of one plan are independent.
 #pragma once
-#include <functional>
 #include <memory>
 #include <mutex>
-#include <optional>
 #include <vector>
 
 #include "base/buffer.h"
 #include "engine/layout.h"
+#include "engine/picture.h"
 #include "engine/plan.h"
 #include "engine/row_ops.h"
-#include "kernels/convert/convert.h"
 
 namespace fr {
-
-struct Picture {
-  const void* in = nullptr;
-  void* out = nullptr;  // of the input's shape and type; must not overlap it
-  Pixel type = Pixel::f32;
-  int64_t height = 0, width = 0, channels = 0;
-  int64_t in_row_bytes = 0, out_row_bytes = 0;
-};
-
-struct RunOptions {
-  std::optional<float> sigma;  // in 0-255 units; given if and only if the graph takes it
-  float strength = 1.0f;
-  bool clip = true;
-  std::function<bool(double)> progress;  // called with the share done after each band; false cancels
-  // Called with each node's new rows [begin, end), of floats in a float32 plan.
-  std::function<void(size_t node, const FloatRows& rows, int64_t begin, int64_t end)> observe;
-};
-
-struct RunReport {
-  int64_t non_finite = 0;  // output values that were NaN or infinite before conversion
-  int64_t strips = 0;
-  int64_t band = 0;
-  int64_t working_bytes = 0;
-  std::vector<double> seconds;  // spent in each node; the last entry: writing the output
-};
 
 // Dense, float32. Empty: zeros.
 struct StateImage {
   int64_t height = 0, width = 0, channels = 0;
   std::vector<float> values;
-};
-
-class Cancelled : public std::runtime_error {
- public:
-  Cancelled() : std::runtime_error("cancelled") {}
 };
 
 class Session {

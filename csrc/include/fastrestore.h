@@ -29,7 +29,7 @@ typedef enum fr_status {
   FR_OVER_BUDGET = 6, /* the session's memory is too small for this picture; the message says what would do */
   FR_CANCELLED = 7,   /* the progress function said so */
   FR_BUSY = 8,        /* the session is running in another thread, or this is its own progress function */
-  FR_UNSUPPORTED = 9, /* the device is not part of this build */
+  FR_UNSUPPORTED = 9, /* the device is not part of this build or machine */
   FR_INTERNAL = 10
 } fr_status;
 
@@ -79,7 +79,7 @@ typedef struct fr_session fr_session;
 
 typedef struct fr_session_options {
   size_t struct_size;
-  const char* device; /* NULL or "auto": the best there is; "cpu" */
+  const char* device; /* NULL, "auto" or "cpu"; "cuda": the current GPU, whose memory is meant then */
   int32_t threads;    /* 0: as many as CPUs this process may run on; at most 1024 */
   int32_t reserved;   /* 0 */
   int64_t memory; /* bytes a run may take beyond pictures and packed weights; 0: 1 GiB. Results do not depend on it */

@@ -8,7 +8,10 @@
 #include <string>
 
 #include "cuda/kernels.h"
+#include "engine/cuda_session.h"
+#include "engine/plan.h"
 #include "python/gil.h"
+#include "python/run_session.h"
 
 namespace py = pybind11;
 using namespace py::literals;
@@ -103,21 +106,36 @@ std::string convolve_tensors(const std::string& type, const Tensor& x, Address w
   return conv_path_name(way);
 }
 
+py::object named(const RunReport& report) {
+  return py::module_::import("types").attr("SimpleNamespace")("non_finite"_a = report.non_finite,
+                                                              "strips"_a = report.strips, "band"_a = report.band,
+                                                              "working_bytes"_a = report.working_bytes);
+}
+
 }  // namespace
 }  // namespace fr::cuda
 
+std::shared_ptr<fr::CudaSession> make_cuda_session(std::shared_ptr<const fr::Graph> graph, const std::string& type,
+                                                   int64_t memory) {
+  fr::WithoutGil free;
+  return std::make_shared<fr::CudaSession>(std::move(graph), fr::cuda::parse_type(type), memory);
+}
+
 void bind_cuda(py::module_& parent) {
   using namespace fr::cuda;
+  using fr::CudaSession;
   py::module_ m = parent.def_submodule("cuda", "Kernels for NVIDIA GPUs.");
-  static py::exception<NoDevice> no_device(m, "NoDevice", PyExc_RuntimeError);
+  py::register_local_exception<NoDevice>(m, "NoDevice", PyExc_RuntimeError);
   const py::call_guard<fr::WithoutGil> release;
 
-  py::class_<Tensor>(m, "Images", py::module_local(), "A batch of NHWC images: address, [N, H, W, C], pitches of image, row and pixel.")
+  py::class_<Tensor>(m, "Images", py::module_local(),
+                     "A batch of NHWC images: address, [N, H, W, C], pitches of image, row and pixel.")
       .def(py::init([](Address data, std::array<int64_t, 4> sizes, std::array<int64_t, 3> pitch) {
              return Tensor{data, {sizes[0], sizes[1], sizes[2], sizes[3]}, pitch};
            }),
            "data"_a, "sizes"_a, "pitch"_a);
-  py::class_<PictureRows>(m, "Picture", py::module_local(), "Rows of interleaved pixels: type, [H, W, C], bytes of a row.")
+  py::class_<PictureRows>(m, "Picture", py::module_local(),
+                          "Rows of interleaved pixels: type, [H, W, C], bytes of a row.")
       .def(py::init([](const std::string& type, std::array<int64_t, 3> sizes, int64_t row_bytes) {
              return PictureRows{parse_pixel(type), sizes[0], sizes[1], sizes[2], row_bytes};
            }),
@@ -191,9 +209,30 @@ void bind_cuda(py::module_& parent) {
       "window_attention",
       [](const std::string& type, const Tensor& qkv, int64_t heads, int64_t side, int64_t shift, float scale,
          Address bias, const Tensor& y, Address stream) {
-        const WindowAttention attention{
-            heads, y.extent.channels / heads, side, shift, scale, reinterpret_cast<const float*>(bias)};
+        const WindowAttention attention{heads, y.extent.channels / heads,           side, shift,
+                                        scale, reinterpret_cast<const float*>(bias)};
         window_attention(parse_type(type), attention, qkv.in(), y.extent, y.out(), stream_of(stream));
       },
       release, "type"_a, "qkv"_a, "heads"_a, "side"_a, "shift"_a, "scale"_a, "bias"_a, "y"_a, "stream"_a);
+
+  py::class_<CudaSession, std::shared_ptr<CudaSession>>(
+      m, "Session", py::module_local(), "Runs a plan on the current GPU; keeps its memory between runs.")
+      .def(py::init([](const std::shared_ptr<fr::Plan>& plan, const std::string& type, int64_t memory) {
+             return make_cuda_session({plan, &plan->graph()}, type, memory);
+           }),
+           "plan"_a, "type"_a, "memory"_a)
+      .def(
+          "run",
+          [](CudaSession& session, const py::array& image, py::array& out, std::optional<float> sigma, float strength,
+             bool clip, const py::object& progress) {
+            return named(fr::run_session(session, image, out, sigma, strength, clip, progress));
+          },
+          "image"_a.noconvert(), "out"_a.noconvert(), "sigma"_a, "strength"_a, "clip"_a, "progress"_a)
+      .def(
+          "preview",
+          [](const CudaSession& session, int64_t height, int64_t width) {
+            return named(session.preview(height, width));
+          },
+          "height"_a, "width"_a)
+      .def_property_readonly("ways", &CudaSession::ways, "How many nodes go each way.");
 }

@@ -13,6 +13,7 @@
 #include "kernels/dot_peak/dot_peak.h"
 #include "kernels/fma_peak/fma_peak.h"
 #include "python/gil.h"
+#include "python/run_session.h"
 
 namespace py = pybind11;
 using namespace pybind11::literals;
@@ -52,71 +53,6 @@ ConvSpec make_spec(const Floats& weight, bool transposed, int64_t stride, std::p
   spec.scale = scale;
   spec.residual = residual_mode(residual, residual_first);
   return spec;
-}
-
-Pixel pixel_type(const py::array& image) {
-  const py::dtype type = image.dtype();  // compared by content: equal dtypes need not be one object
-  const char kind = type.kind();
-  const py::ssize_t size = type.itemsize();
-  if (size == 1 || type.byteorder() == '=') {
-    if (kind == 'u' && size == 1) return Pixel::u8;
-    if (kind == 'u' && size == 2) return Pixel::u16;
-    if (kind == 'f' && size == 4) return Pixel::f32;
-    if (kind == 'f' && size == 2) return Pixel::f16;
-  }
-  throw py::type_error(
-      "Session.run: image must be uint8, uint16, float16 or float32 of this machine's byte order, got " +
-      std::string(py::str(type)));
-}
-
-RunReport run(Session& session, const py::array& image, py::array& out, std::optional<float> sigma, float strength,
-              bool clip, const py::object& progress) {
-  const auto refuse = [](const std::string& what) { throw py::value_error("Session.run: " + what); };
-  if (image.ndim() != 3) refuse("image must be [H, W, C], got " + std::to_string(image.ndim()) + " dimensions");
-  if (out.ndim() != 3 || !out.dtype().equal(image.dtype())) refuse("out must have the image's shape and dtype");
-  Picture picture;
-  picture.type = pixel_type(image);
-  const int64_t size = pixel_bytes(picture.type);
-  for (int axis = 0; axis < 3; ++axis)
-    if (image.shape(axis) != out.shape(axis)) refuse("out must have the image's shape");
-  for (int axis = 0; axis < 3; ++axis)
-    if (image.shape(axis) == 0) refuse("the image is empty");
-  for (const py::array& array : {image, static_cast<const py::array&>(out)})  // an axis of length 1 has no stride
-    if ((array.shape(2) > 1 && array.strides(2) != size) ||
-        (array.shape(1) > 1 && array.strides(1) != size * array.shape(2)) ||
-        (array.shape(0) > 1 && array.strides(0) < 0))
-      refuse("the pixels of a row must be contiguous");
-  picture.in = image.data();
-  picture.out = out.mutable_data();
-  picture.height = image.shape(0);
-  picture.width = image.shape(1);
-  picture.channels = image.shape(2);
-  const int64_t row_bytes = picture.width * picture.channels * size;
-  picture.in_row_bytes = picture.height > 1 ? image.strides(0) : row_bytes;
-  picture.out_row_bytes = picture.height > 1 ? out.strides(0) : row_bytes;
-  RunOptions options;
-  options.sigma = sigma;
-  options.strength = strength;
-  options.clip = clip;
-  std::optional<py::error_already_set> raised;
-  options.progress = [&](double share) {
-    WithGil held;
-    try {
-      if (PyErr_CheckSignals() != 0) throw py::error_already_set();
-      if (!progress.is_none()) progress(share);
-    } catch (py::error_already_set& error) {
-      raised.emplace(error);
-      return false;
-    }
-    return true;
-  };
-  try {
-    WithoutGil free;
-    return session.run(picture, options);
-  } catch (const Cancelled&) {
-    if (raised) throw *raised;
-    throw;
-  }
 }
 
 py::bytes plan_bytes(const Plan& plan, const std::string& card) {
@@ -332,7 +268,8 @@ void bind_engine(py::module_& m) {
              return std::make_unique<Session>(std::move(plan), threads, memory);
            }),
            "plan"_a, "threads"_a, "memory"_a)
-      .def("run", &run, "image"_a.noconvert(), "out"_a.noconvert(), "sigma"_a, "strength"_a, "clip"_a, "progress"_a)
+      .def("run", &run_session<Session>, "image"_a.noconvert(), "out"_a.noconvert(), "sigma"_a, "strength"_a, "clip"_a,
+           "progress"_a)
       .def("reset", &Session::reset, py::call_guard<WithoutGil>())
       .def(
           "state",

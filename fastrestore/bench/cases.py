@@ -1,5 +1,6 @@
 """Which cases a suite has, and the running of them: what the command line and benchmarks/ share."""
 
+import inspect
 import itertools
 import json
 from collections.abc import Callable, Iterator, Mapping
@@ -21,12 +22,14 @@ def select(
     Without anything else, those of `make bench`.  wanted: values by axis, several by comma; an axis that is not named
     keeps the values that `make bench` has.  full: every combination.  quick: tiny ones, that show whether all works.
     more: options of every case (peers, rounds, ...) that are not None.
-    Raises ValueError for an axis that the suite has not.
+    Raises ValueError for an axis or an option that the suite has not.
     """
     module = SUITES[suite]
     if unknown := set(wanted) - set(module.AXES):
         raise ValueError(f"{suite} does not vary in {', '.join(sorted(unknown))}: it has {', '.join(module.AXES)}")
     more = {name: value for name, value in more.items() if value is not None}
+    if unknown := set(more) - set(inspect.signature(module.run).parameters):
+        raise ValueError(f"{suite} takes no {', '.join(sorted(unknown))}")
     if quick:
         more = QUICK | {name: value for name, value in module.QUICK.items() if name not in module.AXES} | more
     if not (wanted or full or quick):

@@ -46,10 +46,10 @@ def arithmetic(precision: str) -> float:
     """GFLOP/s that one thread of this CPU can reach at most in a precision, whatever instruction set was forced."""
     if precision == "float32":
         return max(fma_peak(_C.cpu_isa()) for _ in range(TRIES))
-    rates = [
-        dot_peak(precision, isa) for isa in ("avx512_bf16", "amx") if _has_dot(precision, isa) for _ in range(TRIES)
-    ]
-    return max(rates, default=arithmetic("float32"))
+    isas = [isa for isa in ("avx512_bf16", "amx") if _has_dot(precision, isa)]
+    if not isas:  # a vector holds four times as many bytes
+        return arithmetic("float32") * (4 if precision == "int8" else 1)
+    return max(dot_peak(precision, isa) for isa in isas for _ in range(TRIES))
 
 
 def _has_dot(precision: str, isa: str) -> bool:

@@ -91,12 +91,14 @@ class Line:
     about: dict[str, dict[str, Any]] = field(default_factory=dict)  # version, settings, first call, error
     left_out: dict[str, str] = field(default_factory=dict)  # who cannot take part, and why
 
-    def make(self, name: str, make: Callable[[], Peer], package: str) -> None:
+    def make(self, name: str, make: Callable[[], Peer], package: str | None) -> None:
+        """package: whose version is recorded."""
         start = time.perf_counter()
         self.peers[name] = make()
         prepared = time.perf_counter() - start
         settings = self.peers[name].settings
-        self.about[name] = {"version": version(package), "settings": settings, "prepare_s": round(prepared, 3)}
+        known = version(package) if package else None
+        self.about[name] = {"version": known, "settings": settings, "prepare_s": round(prepared, 3)}
 
     def prove(self, name: str) -> None:
         """Calls it, checks the answer, and calls it again if that is quick, as TorchScript recompiles twice."""
@@ -107,7 +109,7 @@ class Line:
         for _ in range(2 if called < 4 else 0):
             self.peers[name].run()
 
-    def admit(self, name: str, make: Callable[[], Peer], package: str) -> None:
+    def admit(self, name: str, make: Callable[[], Peer], package: str | None) -> None:
         """make and prove, or leave out with the reason: whatever a peer may raise."""
         try:
             self.make(name, make, package)
@@ -134,9 +136,22 @@ class Line:
         watch = Watch()
         seconds = interleave(cases, rounds or self.rounds(), warm=False)
         result = summary(seconds, gflop, threads) | {"conditions": watch.report(seconds[PEAK])}
-        for name, row in result["rows"].items():
-            row |= self.about[name] | {"error_after": self.check(name, last[name])}
-        return result | {"rounds": len(seconds[PEAK]), "left_out": self.left_out}
+        result |= {"rounds": len(seconds[PEAK]), "left_out": self.left_out}
+        for name in self.peers:
+            try:
+                result["rows"][name] |= self.about[name] | {"error_after": self.check(name, last[name])}
+            except WrongAnswer as error:
+                if name == OURS:
+                    raise
+                disqualify(result, name, f"wrong after it was timed: {error}")
+        return result
+
+
+def disqualify(result: dict[str, Any], name: str, reason: str) -> None:
+    """Leaves a contestant out of a result that it is part of."""
+    for figures in (result["rows"], result["ratios"], result["noise"]):
+        del figures[name]
+    result["left_out"][name] = reason
 
 
 def line_up(

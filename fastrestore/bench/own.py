@@ -18,6 +18,7 @@ from torch import Tensor
 from fastrestore.bench.operators import CASES, Arguments, Problem
 from fastrestore.bench.peers import Peer
 from fastrestore.bench.process import Skipped
+from fastrestore.bench.timing import OURS
 from fastrestore.errors import ModelError
 
 OPERATORS = sorted({problem.operator for problem in CASES.values()})
@@ -100,7 +101,8 @@ def kernel(operator: str, name: str = "", device: str = "cpu") -> Callable[[Call
 def load(source: str, operator: str = "") -> list[Kernel]:
     """The kernels of a FILE.py, or the one of FILE.so:SYMBOL, which computes `operator`.
 
-    Raises ModelError for a file that is not there, or that registers none, and for a symbol without an operator.
+    Raises ModelError for a file that is not there, or that registers none or two of one name, and for a symbol without
+    an operator.
     """
     path, _, symbol = source.partition(":")
     if not Path(path).is_file():
@@ -116,6 +118,9 @@ def load(source: str, operator: str = "") -> list[Kernel]:
     spec.loader.exec_module(importlib.util.module_from_spec(spec))
     if not _registered:
         raise ModelError(f"{path}: registers no kernel; see docs/benchmark.md")
+    names = [one.name for one in _registered]
+    if taken := [name for name in names if names.count(name) > 1 or name.startswith(OURS)]:
+        raise ModelError(f"{path}: the name {taken[0]} is taken")
     return list(_registered)
 
 

@@ -113,7 +113,7 @@ def roofline(results: Results) -> Figure | None:
     figure, axes = plt.subplots(figsize=(9, 5.5))
     peak = max(result["ceilings"]["arithmetic_gflops"] for result in kernels)
     moving = max(max(result["ceilings"][f"{kind}_gbytes"] for kind in ("copy", "triad")) for result in kernels)
-    intensities = [1e9 * result["gflop"] / result["bytes"] for result in kernels]
+    intensities = [float(f"{1e9 * result['gflop'] / result['bytes']:.3g}") for result in kernels]
     low, high = min(intensities) / 3, max(intensities) * 3
     knee = peak / moving
     axes.plot([low, knee, high], [low * moving, peak, peak], color=INK, linewidth=1.5)
@@ -134,8 +134,8 @@ def roofline(results: Results) -> Figure | None:
     for x in sorted(set(intensities)):
         cases = [result for other, result in zip(intensities, kernels, strict=True) if other == x]
         labels = [result["case"].removeprefix("conv2d-") + " cold" * (result["cache"] == "cold") for result in cases]
-        axes.axvline(x, color=GRID, linewidth=0.8)
-        axes.annotate(" and ".join(labels), (x, 1.15 * top), rotation=35, fontsize=8, annotation_clip=False)
+        axes.axvline(x, color=GRID, linewidth=0.8, zorder=0)
+        axes.annotate("\n".join(labels), (x, 1.15 * top), rotation=35, fontsize=8, annotation_clip=False)
     _logarithmic(axes, "x")
     _logarithmic(axes, "y")
     axes.set_xlim(low, high)
@@ -143,7 +143,7 @@ def roofline(results: Results) -> Figure | None:
     axes.set_xlabel("operations a byte read and written")
     axes.set_ylabel("GFLOP/s, counted as direct convolution")
     axes.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1.0, 1.0))
-    axes.set_title("Roofline, one thread, float32: above the roof, Winograd multiplies less than is counted", pad=95)
+    axes.set_title("Roofline, one thread, float32: above the roof, Winograd multiplies less than is counted", pad=80)
     return figure
 
 

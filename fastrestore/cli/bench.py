@@ -65,6 +65,7 @@ def _suite(suite: str) -> Callable[..., None]:
         precision: Annotated[str, typer.Option(help="float32, bfloat16 or int8, several by comma.")] = "",
         threads: Annotated[str, typer.Option(help="Numbers of threads by comma.")] = "",
         isa: Annotated[str, typer.Option(help="Hold all to this instruction set, e.g. avx2.")] = "",
+        seconds: Annotated[float | None, typer.Option(help="For latency: the most that a contestant gets.")] = None,
         help_cases: Annotated[bool, typer.Option("--help-cases", help="Show the axes and stop.")] = False,
         peers: Peers = None,
         quick: Quick = False,
@@ -87,7 +88,8 @@ def _suite(suite: str) -> Callable[..., None]:
             if not equals:
                 raise typer.BadParameter(f"--only must be like network=ffdnet, got {item!r}")
             wanted[axis] = values
-        _run([suite], wanted, quick, full, {"peers": peers, "rounds": rounds}, json_file, record, plot)
+        more = {"peers": peers, "rounds": rounds, "seconds": seconds}
+        _run([suite], wanted, quick, full, more, json_file, record, plot)
 
     return command
 

@@ -10,6 +10,7 @@ import typer
 def models(as_json: Annotated[bool, typer.Option("--json", help="Print JSON, cards included.")] = False) -> None:
     """Lists the named models with task, family, measured quality and size."""
     import fastrestore as fr
+    from fastrestore import zoo
 
     entries = fr.models()
     if as_json:
@@ -18,10 +19,10 @@ def models(as_json: Annotated[bool, typer.Option("--json", help="Print JSON, car
     from rich.console import Console
     from rich.table import Table
 
-    table = Table("name", "task", "family", "input", "architecture", "channels", "noise level", "MB", box=None)
+    table = Table("name", "task", "family", "input", "architecture", "channels", "noise level", "MB", "PSNR", box=None)
     for entry in entries:
         level = "given or estimated" if entry.takes_sigma else "not needed"
         size = f"{entry.path.stat().st_size / 1e6:.1f}"
         row = [entry.name, entry.task, entry.family, entry.input, entry.architecture, str(entry.channels), level, size]
-        table.add_row(*row)
+        table.add_row(*row, "\n".join(zoo.quality(entry.card)))
     Console().print(table)

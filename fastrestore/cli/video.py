@@ -10,8 +10,8 @@ from typing import Annotated, Any
 
 import typer
 
-from fastrestore.cli.report import show_name
 from fastrestore.cli.restore import _progress
+from fastrestore.errors import show_name
 
 
 def video(

@@ -1,7 +1,7 @@
 """Runs plain torch layers and functions through our operators when those apply.
 
-The fused path is taken for float32 tensors on the CPU outside of training and autocast: our kernels are the
-faster there.  Training and autocast take torch's own layers, whose bfloat16 backward pass ours do not have.
+The fused path is taken for float32 tensors on the CPU, and for float16 and bfloat16 on a GPU, outside of training and
+autocast.  Training and autocast take torch's own layers, whose bfloat16 backward pass ours do not have.
 """
 
 from collections.abc import Iterable
@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fastrestore import ops
+from fastrestore.ops import dispatch
 from fastrestore.ops.channel_attention import reference as channel_attention_reference
 from fastrestore.ops.layer_norm import reference as layer_norm_reference
 from fastrestore.ops.window_attention import reference as window_attention_reference
@@ -18,10 +19,13 @@ from fastrestore.ops.window_attention import reference as window_attention_refer
 
 def _apply(*tensors: Tensor) -> bool:
     """Whether our kernels apply to these."""
+    served = {"cpu": (torch.float32,), "cuda": dispatch.HALVES}
+    device, dtype = tensors[0].device.type, tensors[0].dtype
     return (
-        all(tensor.device.type == "cpu" and tensor.dtype == torch.float32 for tensor in tensors)
+        all(tensor.device.type == device and tensor.dtype == dtype for tensor in tensors)
+        and dtype in served.get(device, ())
         and not torch.is_grad_enabled()
-        and not torch.is_autocast_enabled("cpu")
+        and not torch.is_autocast_enabled(device)
     )
 
 

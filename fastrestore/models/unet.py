@@ -125,11 +125,11 @@ class WindowAttention(nn.Module):
         super().__init__()
         if width % head_width:
             raise ValueError(f"{width} channels cannot be divided among heads of {head_width}")
-        self.heads, self.side, self.shift = width // head_width, side, shift
+        self.side, self.shift = side, shift
         self.norm = ChannelNorm(width, EPS)
         self.qkv = nn.Conv2d(width, 3 * width, 1)
         self.proj = nn.Conv2d(width, width, 1)
-        self.bias = nn.Parameter(torch.zeros(self.heads, (2 * side - 1) ** 2))
+        self.bias = nn.Parameter(torch.zeros(width // head_width, (2 * side - 1) ** 2))
         nn.init.normal_(self.proj.weight, std=0.01 * width**-0.5)  # as a residual block, it starts as the identity
         nn.init.zeros_(self.proj.bias)
 

@@ -1,15 +1,16 @@
 """act(conv(x, weight) + bias [+ residual]) * scale [+ residual] in one pass.
 
 x: [N, C, H, W], weight: [out, C / groups, kernel_h, kernel_w], bias: [out], residual: the output's shape.
-float32 runs our kernels; float64, which is there to check gradients, runs the reference.  The result is
-channels_last whatever the inputs are.
+On the CPU float32 runs our kernels; float64, which is there to check gradients, runs the reference.  On a GPU float16
+and bfloat16 go the way that dispatch.py says.  The result is channels_last whatever the inputs are.
 """
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils.weak import WeakTensorKeyDictionary
 
-from fastrestore.ops import _C
+from fastrestore.ops import _C, dispatch
 
 LIB = torch.library.Library("fastrestore", "FRAGMENT")
 LIB.define(
@@ -113,8 +114,7 @@ def _out_shape(
     algorithm: str,
 ) -> tuple[int, int, int, int]:
     """The output's shape; raises what a wrong argument deserves."""
-    if x.dtype not in (torch.float32, torch.float64):
-        raise TypeError(f"conv2d: x must be float32 (or float64, for checks), got {x.dtype}")
+    dispatch.check_dtype("conv2d: x", x)
     if x.dim() != 4 or weight.dim() != 4:
         raise ValueError(
             f"conv2d: x must be [N, C, H, W] and weight [out, C / groups, kernel_h, kernel_w], "
@@ -217,6 +217,103 @@ def _cpu(
         torch.get_num_threads(),
     )
     return y
+
+
+_kept: WeakTensorKeyDictionary = WeakTensorKeyDictionary()  # packed weights, and the version of what they were made of
+
+
+def _packed(weight: Tensor, depthwise: bool) -> Tensor:
+    """A weight as the CUDA kernels take it: [taps][out][in], padded with zeros to multiples of 16; depthwise
+    [taps][channels], padded to one of 8.  Kept with the weight until that changes."""
+    kept = None if weight.is_inference() else _kept.get(weight)
+    if kept is not None and kept[0] == weight._version:
+        return kept[1]
+    out, inside = weight.shape[:2]
+    taps = weight.detach().flatten(2).permute(2, 0, 1)
+    if depthwise:
+        packed = F.pad(taps[..., 0], (0, -out % 8)).contiguous()
+    else:
+        packed = F.pad(taps, (0, -inside % 16, 0, -out % 16)).contiguous()
+    if not weight.is_inference():
+        _kept[weight] = (weight._version, packed)
+    return packed
+
+
+@torch.library.impl(LIB, "conv2d", "CUDA")
+def _cuda(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    residual: Tensor | None,
+    stride: list[int],
+    padding: list[int],
+    dilation: list[int],
+    groups: int,
+    activation: str,
+    slope: float,
+    scale: float,
+    residual_first: bool,
+    algorithm: str,
+) -> Tensor:
+    shape = _out_shape(x, weight, bias, residual, stride, padding, dilation, groups, activation, algorithm)
+    n, out, height, width = shape
+    if 0 in shape:
+        return x.new_empty(shape).contiguous(memory_format=torch.channels_last)
+    depthwise = groups == x.shape[1] == out > 1
+    dense = depthwise or groups == 1
+    path = dispatch.take("depthwise" if depthwise else "conv2d", x, max(x.shape[1], out)) if dense else "torch"
+    if path == "torch":
+        y = reference(
+            x, weight, bias, residual, stride, padding, dilation, groups, activation, slope, scale, residual_first
+        )
+        return y.contiguous(memory_format=torch.channels_last)
+    bias = None if bias is None else bias.float()
+    pixels, r = x.permute(0, 2, 3, 1), None if residual is None else residual.permute(0, 2, 3, 1)
+    with dispatch.launching(x) as stream:
+        if path == "triton":
+            from fastrestore.triton import conv2d as triton_conv2d
+
+            y = x.new_empty(n, height, width, out)
+            triton_conv2d.conv2d(
+                pixels.contiguous(),
+                weight.flatten(2).permute(2, 0, 1).contiguous(),
+                bias,
+                None if r is None else r.contiguous(),
+                y,
+                kernel_size=tuple(weight.shape[2:]),
+                stride=tuple(stride),
+                padding=tuple(padding),
+                dilation=tuple(dilation),
+                slope={"none": 1.0, "relu": 0.0, "leaky_relu": slope}[activation],
+                scale=scale,
+                residual_first=residual_first,
+            )
+            return y.permute(0, 3, 1, 2)
+        y = dispatch.empty((n, height, width, out), x)
+        pixels, r = dispatch.padded(pixels), None if r is None else dispatch.padded(r)
+        packed = _packed(weight, depthwise)
+        dispatch.kernels().convolve(
+            dispatch.TYPE_NAMES[x.dtype],
+            dispatch.images(pixels),
+            packed.data_ptr(),
+            0 if bias is None else bias.data_ptr(),
+            None if r is None else dispatch.images(r),
+            dispatch.images(y),
+            weight.shape[2:],
+            stride,
+            padding,
+            dilation,
+            groups,
+            False,
+            "zero",
+            activation,
+            slope,
+            scale,
+            residual_first,
+            "auto",
+            stream,
+        )
+    return y.contiguous().permute(0, 3, 1, 2)
 
 
 @torch.library.register_fake("fastrestore::conv2d")

@@ -1,7 +1,7 @@
 """Pictures to network input and back.
 
 from_pixels: [N, H, W, C] uint8, uint16 (v / 255, v / 65535), float16 or float32 -> float32 [N, C, H, W].
-to_pixels: the way back; integers are rounded half to even and saturate, NaN becomes 0.
+to_pixels: the way back; integers are rounded half to even and saturate, NaN becomes 0.  On a GPU torch computes both.
 """
 
 import torch
@@ -87,6 +87,16 @@ def _cpu_out(x: Tensor, dtype: torch.dtype, clip: bool) -> Tensor:
     x = x.contiguous(memory_format=torch.channels_last)
     _C.to_pixels(_PIXEL[dtype], x.data_ptr(), y.data_ptr(), y.numel(), clip, torch.get_num_threads())
     return y
+
+
+@torch.library.impl(LIB, "from_pixels", "CUDA")
+def _cuda_in(image: Tensor) -> Tensor:
+    return _in(image).copy_(reference(image))
+
+
+@torch.library.impl(LIB, "to_pixels", "CUDA")
+def _cuda_out(x: Tensor, dtype: torch.dtype, clip: bool) -> Tensor:
+    return _out(x, dtype, clip).copy_(to_reference(x, dtype, clip))
 
 
 torch.library.register_fake("fastrestore::from_pixels")(_in)

@@ -1,14 +1,15 @@
 """Layer normalisation over the channels of each pixel (Ba et al., 2016).
 
 centred: (x - mean) / sqrt(variance + eps) * weight + bias; otherwise x / sqrt(variance + eps) * weight + bias, as
-Restormer has it without bias.  x: [N, C, H, W], weight and bias: [C].  PyTorch computes the operator; plans have a
-kernel for it.
+Restormer has it without bias.  x: [N, C, H, W], weight and bias: [C].  On the CPU PyTorch computes the operator (plans
+have a kernel for it); on a GPU dispatch.py says the way.
 """
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from fastrestore.ops import dispatch
 from fastrestore.ops.recompute import gradients
 
 LIB = torch.library.Library("fastrestore", "FRAGMENT")
@@ -44,6 +45,36 @@ def _empty(x: Tensor, weight: Tensor, bias: Tensor | None, eps: float, centred: 
 @torch.library.impl(LIB, "layer_norm", "CompositeExplicitAutograd")
 def _run(x: Tensor, weight: Tensor, bias: Tensor | None, eps: float, centred: bool) -> Tensor:
     return _empty(x, weight, bias, eps, centred).copy_(reference(x, weight, bias, eps, centred))
+
+
+@torch.library.impl(LIB, "layer_norm", "CUDA")
+def _cuda(x: Tensor, weight: Tensor, bias: Tensor | None, eps: float, centred: bool) -> Tensor:
+    y = _empty(x, weight, bias, eps, centred)
+    if y.numel() == 0:
+        return y
+    path = dispatch.take("layer_norm", x, x.shape[1])
+    if path == "torch":
+        return y.copy_(reference(x, weight, bias, eps, centred))
+    pixels = x.permute(0, 2, 3, 1)
+    weight, bias = weight.float().contiguous(), None if bias is None else bias.float().contiguous()
+    with dispatch.launching(x) as stream:
+        if path == "triton":
+            from fastrestore.triton import layer_norm as triton_norm
+
+            triton_norm.layer_norm(pixels.contiguous(), weight, bias, y.permute(0, 2, 3, 1), eps, centred)
+            return y
+        pixels, out = dispatch.padded(pixels), dispatch.empty(tuple(pixels.shape), x)
+        dispatch.kernels().layer_norm(
+            dispatch.TYPE_NAMES[x.dtype],
+            dispatch.images(pixels),
+            weight.data_ptr(),
+            0 if bias is None else bias.data_ptr(),
+            eps,
+            centred,
+            dispatch.images(out),
+            stream,
+        )
+    return out.contiguous().permute(0, 3, 1, 2)
 
 
 torch.library.register_fake("fastrestore::layer_norm")(_empty)

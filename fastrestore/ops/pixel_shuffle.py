@@ -1,14 +1,14 @@
 """torch.pixel_shuffle and torch.pixel_unshuffle in channels_last, bit for bit.
 
-x: [N, C r r, H, W] <-> [N, C, H r, W r].  float32 runs our kernels; float64, which is there to check
-gradients, runs the reference.
+x: [N, C r r, H, W] <-> [N, C, H r, W r].  On the CPU float32 runs our kernels; float64, which is there to check
+gradients, runs the reference.  On a GPU dispatch.py says the way.
 """
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fastrestore.ops import _C
+from fastrestore.ops import _C, dispatch
 
 LIB = torch.library.Library("fastrestore", "FRAGMENT")
 LIB.define("pixel_shuffle(Tensor x, int r) -> Tensor")
@@ -29,8 +29,7 @@ def pixel_unshuffle(x: Tensor, r: int) -> Tensor:
 
 
 def _check(name: str, x: Tensor, r: int) -> None:
-    if x.dtype not in (torch.float32, torch.float64):
-        raise TypeError(f"{name}: x must be float32 (or float64, for checks), got {x.dtype}")
+    dispatch.check_dtype(f"{name}: x", x)
     if x.dim() != 4 or r < 1:
         raise ValueError(f"{name}: x must be [N, C, H, W] and r at least 1, got {list(x.shape)} and {r}")
 
@@ -75,6 +74,37 @@ def _cpu_unshuffle(x: Tensor, r: int) -> Tensor:
     n, _, height, width = y.shape
     _C.pixel_unshuffle(x.data_ptr(), y.data_ptr(), n, height, width, x.shape[1], r, torch.get_num_threads())
     return y
+
+
+def _on_gpu(name: str, x: Tensor, y: Tensor, r: int) -> Tensor:
+    """The result, of y's shape."""
+    if y.numel() == 0:
+        return y
+    path = dispatch.take("pixel_shuffle", x, max(x.shape[1], y.shape[1]))
+    if path == "torch":
+        plain = reference if name == "pixel_shuffle" else unshuffle_reference
+        return plain(x, r).contiguous(memory_format=torch.channels_last)
+    pixels = x.permute(0, 2, 3, 1)
+    with dispatch.launching(x) as stream:
+        if path == "triton":
+            from fastrestore.triton import pixel_shuffle as triton_shuffle
+
+            getattr(triton_shuffle, name)(pixels.contiguous(), y.permute(0, 2, 3, 1), r)
+            return y
+        pixels, out = dispatch.padded(pixels), dispatch.empty(tuple(y.permute(0, 2, 3, 1).shape), x)
+        run = getattr(dispatch.kernels(), name)
+        run(dispatch.TYPE_NAMES[x.dtype], dispatch.images(pixels), r, dispatch.images(out), stream)
+    return out.contiguous().permute(0, 3, 1, 2)
+
+
+@torch.library.impl(LIB, "pixel_shuffle", "CUDA")
+def _cuda_shuffle(x: Tensor, r: int) -> Tensor:
+    return _on_gpu("pixel_shuffle", x, _shuffled(x, r), r)
+
+
+@torch.library.impl(LIB, "pixel_unshuffle", "CUDA")
+def _cuda_unshuffle(x: Tensor, r: int) -> Tensor:
+    return _on_gpu("pixel_unshuffle", x, _unshuffled(x, r), r)
 
 
 torch.library.register_fake("fastrestore::pixel_shuffle")(_shuffled)

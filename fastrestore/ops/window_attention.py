@@ -2,15 +2,16 @@
 
 qkv: [N, H, W, 3 C]: queries, keys and values one after the other, each by head; any sides.  bias: [heads,
 (2 side - 1)^2], added to the scores by the pixels' distance.  shift: where the first whole window begins; the smaller
-windows at the image's edges keep to themselves.  float32 runs our kernels; float64, which is there to check gradients,
-runs the reference, and so does the backward pass.
+windows at the image's edges keep to themselves.  On the CPU float32 runs our kernels; float64, which is there to check
+gradients, runs the reference, and so does the backward pass.  On a GPU windows of up to 8 x 8 go the way that
+dispatch.py says.
 """
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fastrestore.ops import _C
+from fastrestore.ops import _C, dispatch
 from fastrestore.ops.recompute import gradients
 
 LIB = torch.library.Library("fastrestore", "FRAGMENT")
@@ -55,11 +56,9 @@ def _distances(side: int, device: torch.device) -> Tensor:
 
 def _empty(qkv: Tensor, bias: Tensor, side: int, shift: int) -> Tensor:
     """An empty tensor for the result; raises what a wrong argument deserves."""
-    if qkv.dtype not in (torch.float32, torch.float64) or bias.dtype != qkv.dtype:
-        raise TypeError(
-            f"window_attention: qkv and bias must both be float32 (or float64, for checks), got {qkv.dtype} and "
-            f"{bias.dtype}"
-        )
+    dispatch.check_dtype("window_attention: qkv", qkv)
+    if bias.dtype != qkv.dtype:
+        raise TypeError(f"window_attention: qkv and bias must be of one type, got {qkv.dtype} and {bias.dtype}")
     if not 1 <= side <= _C.MOST_WINDOW or not 0 <= shift < side:
         raise ValueError(f"window_attention: side must be 1 to {_C.MOST_WINDOW} and shift less, got {side} and {shift}")
     if bias.dim() != 2 or len(bias) < 1 or bias.shape[1] != (2 * side - 1) ** 2:
@@ -93,6 +92,41 @@ def _cpu(qkv: Tensor, bias: Tensor, side: int, shift: int) -> Tensor:
         torch.get_num_threads(),
     )
     return y
+
+
+LARGEST_ON_GPU = 8  # side of a window that the GPU's kernels take
+
+
+@torch.library.impl(LIB, "window_attention", "CUDA")
+def _cuda(qkv: Tensor, bias: Tensor, side: int, shift: int) -> Tensor:
+    y = _empty(qkv, bias, side, shift)
+    heads, depth = len(bias), y.shape[3] // len(bias)
+    if y.numel() == 0:
+        return y
+    fits = side <= LARGEST_ON_GPU and depth % 2 == 0
+    path = dispatch.take("window_attention", qkv, depth) if fits else "torch"
+    if path == "torch":
+        return reference(qkv, bias, side, shift)
+    bias = bias.float().contiguous()
+    with dispatch.launching(qkv) as stream:
+        if path == "triton":
+            from fastrestore.triton import window_attention as triton_attention
+
+            triton_attention.window_attention(qkv.contiguous(), bias, y, heads, side, shift, depth**-0.5)
+            return y
+        qkv, out = dispatch.padded(qkv), dispatch.empty(tuple(y.shape), qkv)
+        dispatch.kernels().window_attention(
+            dispatch.TYPE_NAMES[qkv.dtype],
+            dispatch.images(qkv),
+            heads,
+            side,
+            shift,
+            depth**-0.5,
+            bias.data_ptr(),
+            dispatch.images(out),
+            stream,
+        )
+    return out.contiguous()
 
 
 torch.library.register_fake("fastrestore::window_attention")(_empty)

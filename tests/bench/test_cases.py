@@ -35,6 +35,9 @@ def test_what_is_not_named_keeps_the_short_runs_values():
 def test_an_axis_that_is_not_there():
     with pytest.raises(ValueError, match="memory does not vary in isa"):
         cases.select("memory", {"isa": "avx2"})
+    with pytest.raises(ValueError, match="models takes no seconds"):
+        cases.select("models", seconds=3.0)
+    assert all(case["seconds"] == 3.0 for case in cases.select("latency", seconds=3.0))
 
 
 @pytest.mark.parametrize("path", sorted(RESULTS.glob("*x*.json")), ids=lambda path: path.stem)

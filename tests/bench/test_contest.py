@@ -79,7 +79,11 @@ def test_answers_are_checked_after_timing(truth):
     line.make("fastrestore", lambda: fastrestore_peer(TINY, image, 1, "float32", None), "fastrestore")
     line.prove("fastrestore")
     line.admit("tires", lambda: Peer(tires), "torch")
-    with pytest.raises(WrongAnswer, match="tires"):
+    result = line.compare(0.0, 1, rounds=2)
+    assert list(result["rows"]) == list(result["ratios"]) == list(result["noise"]) == ["fastrestore"]
+    assert result["left_out"]["tires"].startswith("wrong after it was timed")
+    line.peers["fastrestore"].run = lambda: truth.whole + 1
+    with pytest.raises(WrongAnswer, match="fastrestore"):
         line.compare(0.0, 1, rounds=2)
 
 

@@ -117,6 +117,11 @@ def test_files_that_bring_nothing(tmp_path):
     (tmp_path / "empty.py").write_text("")
     with pytest.raises(ModelError, match="registers no kernel"):
         own.load(str(tmp_path / "empty.py"))
+    (tmp_path / "twice.py").write_text(
+        "from fastrestore.bench.own import kernel\nfor _ in 'ab': kernel('conv2d', name='a')(print)\n"
+    )
+    with pytest.raises(ModelError, match="a is taken"):
+        own.load(str(tmp_path / "twice.py"))
     (tmp_path / "lib.so").write_bytes(b"\x7fELF, but no more")
     with pytest.raises(ModelError):
         own.load(f"{tmp_path / 'lib.so'}:f", "conv2d")

@@ -1,5 +1,6 @@
 import pytest
 
+from fastrestore.ops import _C
 from gpu import emulated
 
 
@@ -12,6 +13,11 @@ def module():
 
 
 @pytest.fixture
-def machine(module):
-    """An emulated H100."""
-    return emulated.Emulation(module, emulated.H100)
+def machine(request):
+    """An emulated H100 or, with --device cuda, this machine's own GPU."""
+    if request.config.getoption("--device") == "emulated":
+        return emulated.Emulation(request.getfixturevalue("module"), emulated.H100)
+    if not hasattr(_C, "cuda"):
+        pytest.fail("--device cuda: the core was built without nvcc")
+    _C.cuda.device_count()
+    return emulated.Gpu(_C.cuda)

@@ -1,4 +1,4 @@
-"""The GPU kernels on the host: builds them against emulator.h with the machine's own compiler, and calls them on tensors.
+"""The GPU kernels on the host: builds them against emulator.h with the machine's compiler, and calls them on tensors.
 
 The module is built once for every state of the sources and kept in build/emulated; see emulator.h for what it checks.
 """
@@ -9,10 +9,13 @@ import os
 import shutil
 import subprocess
 import sysconfig
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 
+import pytest
 import torch
 from torch import Tensor
 
@@ -24,8 +27,19 @@ A100 = {"capability": 80, "processors": 2, "shared_limit": 163 << 10}
 RTX = {"capability": 120, "processors": 2, "shared_limit": 99 << 10}
 
 
-def sources(csrc: Path) -> list[Path]:
-    return [*sorted((csrc / "cuda").glob("*.c[cu]")), csrc / "python" / "bind_cuda.cc", HERE / "module.cc"]
+# Beside csrc/cuda: what runs a graph, and reads one from a plan file.
+CORE = (
+    "base/isa.cc", "base/json.cc", "base/safetensors.cc", "base/sha256.cc", "engine/cuda_session.cc", "engine/int8.cc",
+    "engine/picture.cc", "engine/plan_file.cc", "engine/precision.cc", "graph/graph.cc", "graph/graph_json.cc",
+    "kernels/activation/activation.cc", "kernels/activation/baseline.cc", "kernels/resize/resize.cc",
+    "kernels/conv2d_int8/conv2d_int8.cc", "kernels/resize/baseline.cc",
+    "python/bind_cuda.cc")  # fmt: skip
+
+
+def sources() -> list[Path]:
+    csrc = ROOT / "csrc"
+    kernels = [path for path in sorted((csrc / "cuda").glob("*.c[cu]")) if path.name != "device.cu"]
+    return [*kernels, *(csrc / name for name in CORE), HERE / "module.cc", HERE / "device.cc"]
 
 
 def missing() -> str:
@@ -37,9 +51,8 @@ def missing() -> str:
     return ""
 
 
-def build(csrc: Path = ROOT / "csrc", only: Path | None = None) -> Path:
-    """The module of these sources.  only: of a changed copy of csrc/cuda the one file that differs; objects of the others
-    are those of the repository's own build."""
+def build(changed: Path | None = None) -> Path:
+    """The module.  changed: stands for the file of its name in csrc/cuda."""
     import pybind11
 
     flags = ["-std=c++17", "-O1", "-fPIC", "-fvisibility=hidden", "-DFR_EMULATE", "-Wall", "-Wextra"]
@@ -53,7 +66,7 @@ def build(csrc: Path = ROOT / "csrc", only: Path | None = None) -> Path:
     def compiled(source: Path) -> Path:
         content = common.copy()
         content.update(source.read_bytes())
-        target = BUILDS / f"{source.name}-{content.hexdigest()[:16]}.o"
+        target = BUILDS / f"{source.parent.name}-{source.name}-{content.hexdigest()[:16]}.o"
         if not target.exists():
             own = target.with_suffix(f".{os.getpid()}")
             command = ["g++", *flags, "-Wno-unknown-pragmas", "-x", "c++", *(f"-I{folder}" for folder in include)]
@@ -61,7 +74,7 @@ def build(csrc: Path = ROOT / "csrc", only: Path | None = None) -> Path:
             own.rename(target)
         return target
 
-    chosen = [only if only is not None and source.name == only.name else source for source in sources(csrc)]
+    chosen = [changed if changed is not None and source.name == changed.name else source for source in sources()]
     with ThreadPoolExecutor(min(2, os.cpu_count() or 1)) as pool:
         objects = list(pool.map(compiled, chosen))
     name = hashlib.sha256(" ".join(path.name for path in objects).encode()).hexdigest()[:16]
@@ -110,8 +123,70 @@ class Emulation:
         return self.kernels.Images(tensor.data_ptr(), [n, h, w, channels or c], list(tensor.stride()[:3]))
 
 
+@dataclass(frozen=True)
+class HostImages:
+    """What `images` gives for a Gpu: the tensor stays on the host until the call."""
+
+    data: int
+    sizes: list[int]
+    pitch: list[int]
+
+
+class Gpu:
+    """The same calls on the machine's own GPU: tensors of the host are copied there and, if written, back.
+
+    copy: makes a device's copy of a tensor.  Counts of instructions are not known: they are None.
+    """
+
+    def __init__(self, kernels: ModuleType, copy: Callable[[Tensor], Tensor] = lambda tensor: tensor.cuda()):
+        self.kernels, self.copy = kernels, copy
+
+    def use(self, device: dict[str, int], seed: int = 1) -> None:
+        pytest.skip("a GPU is what it is; other devices are emulated")
+
+    def call(self, function: str, *args, reads: list[Tensor | None], writes: list[Tensor], **named):
+        spans = {}  # of the host's storages: bytes, and the address on the device
+        copies = []
+        for tensor in [*(t for t in reads if t is not None), *writes]:
+            storage = tensor.untyped_storage()
+            if storage.data_ptr() not in spans:
+                host = torch.empty(0, dtype=torch.uint8).set_(storage)
+                copies.append((host, self.copy(host), any(tensor is t for t in writes)))
+                spans[storage.data_ptr()] = (storage.nbytes(), copies[-1][1].data_ptr())
+
+        def there(value):
+            if isinstance(value, HostImages):
+                return self.kernels.Images(there(value.data), value.sizes, value.pitch)
+            if type(value) is int and value > 1 << 20:  # an address; sizes and counts are smaller
+                for begin, (size, device) in spans.items():
+                    if begin <= value < begin + size:
+                        return device + value - begin
+            return value
+
+        try:
+            result = getattr(self.kernels, function)(*map(there, args), stream=0, **named)
+        except ValueError as error:
+            if "cannot do this convolution here" in str(error):
+                pytest.skip(str(error))
+            raise
+        for host, device, written in copies:
+            if written:
+                host.copy_(device)  # waits for the kernel
+        return result, None
+
+    def images(self, tensor: Tensor, channels: int | None = None) -> HostImages:
+        n, h, w, c = tensor.shape
+        return HostImages(tensor.data_ptr(), [n, h, w, channels or c], list(tensor.stride()[:3]))
+
+
+def assert_on_tensor_cores(counts: dict[str, int] | None, instruction: str = "mma") -> None:
+    """The emulation counted such instructions, and no conflict of banks."""
+    if counts is not None:
+        assert counts[instruction] > 0 and counts["bank_conflicts"] == 0, counts
+
+
 def padded(tensor: Tensor, filling: float = 3.0) -> Tensor:
-    """The same values, a pixel's channels padded to a multiple of 8 with something finite, memory aligned to 16 bytes."""
+    """The same values in memory aligned to 16 bytes, a pixel's channels padded with `filling` to a multiple of 8."""
     n, h, w, c = tensor.shape
     room = torch.full((n, h, w, -(-c // 8) * 8), filling, dtype=tensor.dtype)
     room[..., :c] = tensor

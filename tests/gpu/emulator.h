@@ -128,8 +128,8 @@ class Machine {
   Thread* current = nullptr;
   Counts counts;
   std::mt19937 random;
-  std::vector<std::function<bool()>> agents;     // work of other engines, called at random times until it returns true
-  std::vector<std::function<void()>> at_start;   // of each block
+  std::vector<std::function<bool()>> agents;    // work of other engines, called at random times until it returns true
+  std::vector<std::function<void()>> at_start;  // of each block
 
   [[noreturn]] void fail(const char* what, uint64_t value = 0) const {
     char text[256];
@@ -160,7 +160,8 @@ class Machine {
       Word& word = words[i];
       if (word.in_flight) fail("read of an asynchronous copy's destination before its wait", i * 4);
       if (!word.written) fail("read of shared memory nothing wrote", i * 4);
-      if (word.writer != own && word.written_in_block == block_epoch && !seen_by(warp, word.writer, word.written_in_warp))
+      if (word.writer != own && word.written_in_block == block_epoch &&
+          !seen_by(warp, word.writer, word.written_in_warp))
         fail("race: read after another thread's write without a barrier", i * 4);
       if (word.read_in_block != block_epoch || word.reader == Word::kNone) {
         word.reader = own;
@@ -216,7 +217,8 @@ class Machine {
 
   void launch(unsigned grid, unsigned block_size, size_t shared_bytes, std::function<void()> body) {
     if (block_size == 0 || block_size % kLanes || block_size > 1024) throw std::runtime_error("launch: odd block size");
-    if (int64_t(shared_bytes) > shared_limit) throw std::runtime_error("launch: more shared memory than the device has");
+    if (int64_t(shared_bytes) > shared_limit)
+      throw std::runtime_error("launch: more shared memory than the device has");
     blocks = grid;
     block_threads = block_size;
     body_ = std::move(body);
@@ -578,6 +580,7 @@ inline float shuffle_xor(float value, unsigned mask) {
 
 inline float exp2_fast(float x) { return std::exp2(x); }
 inline float rsqrt_fast(float x) { return 1.0f / std::sqrt(x); }
+inline float cos_pi(float x) { return std::cos(3.14159265f * x); }
 
 template <class T>
 float to_float(T value) {

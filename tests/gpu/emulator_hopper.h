@@ -36,7 +36,7 @@ struct QueuedProduct {
 
 struct Hopper {
   std::map<uint32_t, PhaseBarrier> barriers;
-  std::map<int, std::pair<int, unsigned>> named;  // threads that came, times passed
+  std::map<int, std::pair<int, unsigned>> named;          // threads that came, times passed
   std::map<unsigned, std::vector<QueuedProduct>> queued;  // by warp
   std::vector<uint8_t> unfenced;  // of each byte of shared memory: 1 + the warp that wrote it by stmatrix
 

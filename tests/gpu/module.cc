@@ -4,11 +4,15 @@
 #include <pybind11/stl.h>
 
 #include "emulator.h"
+#include "engine/cuda_session.h"
+#include "engine/plan_file.h"
 
 namespace py = pybind11;
 using namespace py::literals;
 
 void bind_cuda(py::module_& parent);
+std::shared_ptr<fr::CudaSession> make_cuda_session(std::shared_ptr<const fr::Graph> graph, const std::string& type,
+                                                   int64_t memory);
 
 PYBIND11_MODULE(fr_emulated, m) {
   using emulator::Machine;
@@ -32,6 +36,13 @@ PYBIND11_MODULE(fr_emulated, m) {
           known.push_back({reinterpret_cast<const uint8_t*>(begin), bytes, writable});
       },
       "buffers"_a, "The global memory that kernels may touch: address, bytes, whether they may write.");
+  m.def(
+      "open_session",
+      [](const std::string& path, const std::string& type, int64_t memory) {
+        auto graph = std::make_shared<const fr::Graph>(fr::load_plan_file(path).graph);
+        return make_cuda_session(std::move(graph), type, memory);
+      },
+      "path"_a, "type"_a, "memory"_a, "A session for the graph of a plan file.");
   m.def("take_counts", [] {
     const emulator::Counts counts = std::exchange(Machine::get().counts, {});
     return py::dict("mma"_a = counts.mma, "wgmma"_a = counts.wgmma, "shared_accesses"_a = counts.shared_accesses,

@@ -1,4 +1,4 @@
-"""The GPU code in the built core, read without a GPU: no spills, and the instructions that the kernels are written for."""
+"""The GPU code in the built core, read without a GPU: no spills, and the instructions that kernels are written for."""
 
 import re
 import subprocess

@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from gpu.emulated import padded, padding_of, poisoned
+from gpu.emulated import Gpu, padded, padding_of, poisoned
 
 NAMES = {torch.float16: "float16", torch.bfloat16: "bfloat16", torch.float32: "float32"}
 TYPES = list(NAMES)
@@ -148,7 +148,21 @@ def test_refuses(machine):
         machine.call("gate", "int8", False, machine.images(x), machine.images(x), reads=[x], writes=[])
 
 
+def test_calls_on_a_gpu_copy_there_and_back(machine):
+    """The harness of --device cuda, on copies that stay on the host."""
+    if isinstance(machine, Gpu):
+        pytest.skip("the emulation stands for the GPU here")
+    machine.module.announce([(0, 2**63, True)])
+    gpu = Gpu(machine.kernels, copy=torch.Tensor.clone)
+    x, y = padded(sample((1, 4, 5, 6), torch.float32)), poisoned((1, 4, 5, 3), torch.float32)
+    before = x.clone()
+    gpu.call("gate", "float32", False, gpu.images(x), gpu.images(y), reads=[x], writes=[y])
+    assert torch.equal(y, before[..., :3] * before[..., 3:]) and torch.equal(x, before)
+
+
 def test_the_emulation_sees_memory_that_was_not_announced(machine):
+    if isinstance(machine, Gpu):
+        pytest.skip("only the emulation checks bounds")
     x, y = torch.zeros(1, 4, 4, 16), torch.zeros(1, 4, 4, 8)
     with pytest.raises(RuntimeError, match="global read out of bounds"):
         machine.call("gate", "float32", False, machine.images(x), machine.images(y), reads=[], writes=[y])

@@ -9,7 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from fastrestore.layers.windows import window_attention as plain_attention
+from fastrestore.ops.window_attention import reference as plain_attention
 from fastrestore.triton import available
 
 pytestmark = pytest.mark.skipif(not available(), reason="Triton is not installed")
@@ -97,10 +97,10 @@ def test_relu_keeps_nan_and_drops_minus_infinity(kernels):
 @pytest.mark.parametrize("dtype", TYPES, ids=str)
 @pytest.mark.parametrize(("heads", "depth", "side", "shift"), [(2, 10, 8, 4), (3, 32, 7, 0), (1, 30, 4, 1)])
 def test_window_attention(kernels, heads, depth, side, shift, dtype):
-    qkv, bias = sample((1, 2 * side, side, 3 * heads * depth), dtype), sample((heads, (2 * side - 1) ** 2), seed=1)
-    y = poisoned((1, 2 * side, side, heads * depth), dtype)
+    qkv, bias = sample((1, 2 * side - 1, side, 3 * heads * depth), dtype), sample((heads, (2 * side - 1) ** 2), seed=1)
+    y = poisoned((1, 2 * side - 1, side, heads * depth), dtype)
     kernels["window_attention"].window_attention(qkv, bias, y, heads, side, shift, depth**-0.5)
-    assert_close(y, plain_attention(qkv.double(), bias.double(), heads, side, shift), dtype, 2)
+    assert_close(y, plain_attention(qkv.double(), bias.double(), side, shift), dtype, 2)
 
 
 @pytest.mark.parametrize("dtype", TYPES, ids=str)
@@ -166,8 +166,8 @@ from fastrestore.triton import conv2d, layer_norm, pixel_shuffle, tiles, window_
 
 def compiled(kernel, capability, pointers, constants, floats=(), warps=4):
     names = kernel.arg_names
-    signature = {n: pointers[n] if n in pointers else "constexpr" if n in constants else "fp32" if n in floats else "i32"
-                 for n in names}
+    kinds = {n: "i32" for n in names} | dict.fromkeys(floats, "fp32") | dict.fromkeys(constants, "constexpr") | pointers
+    signature = {n: kinds[n] for n in names}
     places = {(names.index(n),): v for n, v in constants.items()}
     aligned = {(names.index(n),): [["tt.divisibility", 16]] for n in pointers}
     source = ASTSource(kernel, signature=signature, constexprs=places, attrs=aligned)

@@ -7,16 +7,16 @@ import torch
 
 from fastrestore.bench import own
 from fastrestore.bench.ceilings import SAVED_BY_WINOGRAD, arithmetic, bandwidth, check_possible, gpu_arithmetic
-from fastrestore.bench.contest import Line, WrongAnswer
+from fastrestore.bench.contest import Line, WrongAnswer, disqualify
 from fastrestore.bench.machine import last_level_cache, machine
-from fastrestore.bench.operators import CASES, Arguments, Contestant, Problem
+from fastrestore.bench.operators import CASES, Arguments, Contestant, Convolution, Problem
 from fastrestore.bench.peers import PEERS, Peer, chosen, missing
 from fastrestore.bench.process import Skipped
 from fastrestore.bench.timing import OURS, verdict
 
 AXES = {"case": list(CASES), "threads": [1, 2], "isa": ["", "avx2"], "cache": ["hot", "cold"]}
 SHORT = [
-    {"case": case, "peers": "none" if case.startswith("pixels") else "torch,openvino", "cache": cache}
+    {"case": case, "peers": "none" if case.startswith("pixels") else "openvino", "cache": cache}
     for case, cache in (
         ("conv2d-3x3-64-64-512", "hot"),
         ("conv2d-3x3-96-96-256", "hot"),
@@ -61,7 +61,7 @@ class Bout:
         given = self.inputs[self.line.peers[who].run.last]
         return self.problem.check(who, torch.as_tensor(result).cpu(), given)
 
-    def admit(self, who: str, make: Contestant, package: str) -> None:
+    def admit(self, who: str, make: Contestant, package: str | None) -> None:
         self.makers[who] = make
 
         def rotating() -> Peer:
@@ -74,9 +74,8 @@ class Bout:
         """Ours, torch's, and those of the networks' peers that can take part."""
         for who, make in self.problem.contestants().items():
             self.admit(who, self._placed(make), "fastrestore" if who.startswith(OURS) else "torch")
-        for peer in peers if hasattr(self.problem, "peer") and self.device == "cpu" else []:
-            if peer == INSTEAD:
-                continue
+        takes_peers = isinstance(self.problem, Convolution) and self.device == "cpu"
+        for peer in [peer for peer in peers if takes_peers and peer != INSTEAD]:
             reason = missing(peer, "float32", isa)
             if len(self.inputs) > 1:
                 reason = "keeps its input in its own memory, which cannot be rotated"
@@ -86,7 +85,7 @@ class Bout:
                 self.admit(peer, self.problem.peer(PEERS[peer], threads), PEERS[peer].packages[0])
 
     def admit_brought(self, kernel: own.Kernel, threads: int) -> None:
-        self.admit(kernel.name, lambda given: kernel.make(self.problem, given, threads), "fastrestore")
+        self.admit(kernel.name, lambda given: kernel.make(self.problem, given, threads), None)
         if kernel.name in self.line.peers and kernel.untimed:
             self.line.leave_out(kernel.name, kernel.untimed)
 
@@ -154,8 +153,7 @@ def run(
         compared = bout.line.compare(problem.gflop, threads, rounds or ROUNDS)
         judged = [one.name for one in brought if one.name in compared["rows"]]
         for who, reason in bout.check_unseen(judged, problem.arguments(wanted)).items():
-            del compared["rows"][who]
-            compared["left_out"][who] = reason
+            disqualify(compared, who, reason)
     peaks = compared["conditions"]["fma_peak_gflops_all"]
     rates = gpu_arithmetic() if gpu else max(arithmetic("float32"), *peaks) * threads
     after = bandwidth(moved, threads, bout.device)

@@ -4,9 +4,7 @@ The peers take turns in blocks of calls, because a thread pool that has just bee
 spins, is not what a camera's pipeline meets.
 """
 
-import os
 import re
-import subprocess
 import tempfile
 import time
 from pathlib import Path
@@ -17,7 +15,8 @@ import numpy as np
 from fastrestore import engine
 from fastrestore.bench.ceilings import fma_peak
 from fastrestore.bench.contest import line_up
-from fastrestore.bench.machine import ROOT, Watch, machine
+from fastrestore.bench.embedded import FROM_C, Embedded, program
+from fastrestore.bench.machine import Watch, machine
 from fastrestore.bench.networks import NETWORKS, SIGMA, picture, sides
 from fastrestore.bench.peers import Peer, chosen
 from fastrestore.bench.timing import OURS
@@ -59,7 +58,7 @@ def run(
         after = line.check(who, line.peers[who].run())
         rows[who] = _quantiles(values) | line.about[who] | {"error_after": after}
     if precision == "float32" and (from_c := _from_c(network, size, threads, len(taken[OURS]))):
-        rows["fastrestore, from C"] = from_c
+        rows[FROM_C] = from_c
     what = {"suite": "latency", "network": network, "size": size, "precision": precision, "threads": threads}
     peak = round(float(np.median(peaks)) * threads, 1)
     about = {"fma_peak_gflops": peak, "rows": rows, "left_out": line.left_out, "conditions": watch.report(peaks)}
@@ -104,27 +103,19 @@ def _quantiles(seconds: list[float]) -> dict[str, Any]:
     }
 
 
-def embed_c() -> Path | None:
-    """examples/embed_c's program, if it is built: build/embed_c/restore, or what FASTRESTORE_EMBED_C names."""
-    program = Path(os.environ.get("FASTRESTORE_EMBED_C", ROOT / "build" / "embed_c" / "restore"))
-    return program if os.access(program, os.X_OK) else None
-
-
 def _from_c(network: str, size: str, threads: int, runs: int) -> dict[str, Any] | None:
     """What examples/embed_c's program says of the same plan and frame; None if it is not built."""
-    program = embed_c()
-    if program is None:
+    restore = program()
+    if restore is None:
         return None
     model, (height, width) = NETWORKS[network].model(), sides(size)
+    sigma = SIGMA if model.takes_sigma else None
     with tempfile.TemporaryDirectory() as folder:
-        plan, given, result = (Path(folder, part) for part in ("model.frp", "in.raw", "out.raw"))
-        engine.compile(model).save(plan)
-        picture(height, width).tofile(given)
-        command = [program, plan, given, result, "--raw", f"{size}x3:f32", "--threads", threads, "--runs", runs]
-        command += ["--sigma", SIGMA] if model.takes_sigma else []
-        said = subprocess.run(list(map(str, command)), check=True, capture_output=True, text=True).stdout
+        embedded = Embedded(restore, Path(folder), engine.compile(model), picture(height, width), sigma, threads)
+        said = embedded.run("--runs", runs)
+        error = embedded.check(embedded.read())
     figures = re.findall(r"(p50|p99|worst) ([0-9.]+) ms", said)
-    return {"runs": runs} | {f"{what}_ms": float(value) for what, value in figures}
+    return {"runs": runs, "error_after": error} | {f"{what}_ms": float(value) for what, value in figures}
 
 
 def text(result: dict[str, Any]) -> str:

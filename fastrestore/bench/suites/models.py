@@ -16,8 +16,9 @@ AXES = {
     "threads": [1, 2],
     "isa": ["", "avx2"],
 }
+STRONGEST = "ncnn,openvino,onnxruntime,compile"  # of the peers, one or the other
 SHORT = [
-    {"network": network, "size": size, "precision": precision, "threads": 1}
+    {"network": network, "size": size, "precision": precision, "threads": 1, "peers": STRONGEST, "rounds": 5}
     for network, size in (("dncnn20", "512x512"), ("ffdnet", "512x512"), ("drunet", "256x256"))
     for precision in ("float32", "bfloat16")
 ]

@@ -3,10 +3,12 @@
 Everything a process needs lies in files: a plan for us, an ONNX model for those that read one, weights for torch.
 """
 
+import copy
 import os
 import subprocess
 import sys
 import tempfile
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,10 +18,10 @@ import torch
 
 from fastrestore import engine
 from fastrestore.bench.contest import Line, Truth
+from fastrestore.bench.embedded import FROM_C, Embedded, program
 from fastrestore.bench.machine import machine
-from fastrestore.bench.networks import NETWORKS, SIGMA, picture, sides
+from fastrestore.bench.networks import NETWORKS, SIGMA, Plain, picture, sides
 from fastrestore.bench.peers import PEERS, Peer, chosen, missing, onnx_model
-from fastrestore.bench.suites.latency import embed_c
 from fastrestore.bench.timing import OURS
 
 AXES = {"network": ["ffdnet"], "size": ["256x256"], "threads": [1]}
@@ -76,29 +78,42 @@ def run(network: str, size: str, threads: int = 1, peers: str = "all", rounds: i
     truth = Truth(net, image)
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder)
-        line = Line(lambda who, result: {} if result is None else truth.check(who, result, "float32"))
+
+        def check(who: str, result: np.ndarray | None) -> dict[str, float]:
+            if result is None:
+                return {}  # a command that restores nothing
+            return embedded.check(result) if who == FROM_C else truth.check(who, result, "float32")
+
+        line = Line(check)
         np.save(place / "in.npy", image)
-        engine.compile(model).save(place / "model.frp")
+        plan = engine.compile(model)
+        plan.save(place / "model.frp")
         line.make(OURS, lambda: Peer(_process(place, OURS, threads, model.takes_sigma)), "fastrestore")
         line.prove(OURS)
-        if program := embed_c():
-            line.admit("fastrestore, from C", lambda: Peer(_c_process(place, program, image, model)), "fastrestore")
+        if restore := program():
+            embedded = Embedded(restore, place, plan, image, SIGMA if model.takes_sigma else None, threads)
+            line.admit(FROM_C, lambda: Peer(lambda: (embedded.run(), embedded.read())[1]), "fastrestore")
         plain = net.make_plain(model, height, width)
-        (place / "model.onnx").write_bytes(onnx_model(plain, image, "float32"))
-        with torch.no_grad():
-            x = torch.zeros(1, 3, height, width)
-            torch.jit.trace(plain.to(memory_format=torch.channels_last), x).save(place / "model.pt")
-        for peer in chosen(peers):
-            if peer not in PROGRAMS:
-                continue
+        for peer in [peer for peer in chosen(peers) if peer in PROGRAMS]:
             if reason := missing(peer, "float32"):
                 line.left_out[peer] = reason
+                continue
+            if "onnx" in PEERS[peer].packages:
+                (place / "model.onnx").write_bytes(onnx_model(plain, image, "float32"))
             else:
-                line.admit(peer, lambda p=peer: Peer(_process(place, p, threads)), PEERS[peer].packages[0])
+                _save_traced(plain, image, place / "model.pt")
+            line.admit(peer, lambda p=peer: Peer(_process(place, p, threads)), PEERS[peer].packages[0])
         for what, command in COMMANDS.items():
             line.admit(what, lambda c=command: Peer(lambda: _call(c, place)), "fastrestore")
         compared = line.compare(0.0, threads, rounds or ROUNDS)
     return {"machine": machine(), "suite": "startup", "network": network, "size": size, **compared}
+
+
+def _save_traced(plain: Plain, image: np.ndarray, path: Path) -> None:
+    x = torch.from_numpy(image).permute(2, 0, 1)[None]
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # as for the peer
+        torch.jit.trace(copy.deepcopy(plain).to(memory_format=torch.channels_last), x).save(path)
 
 
 def _process(place: Path, who: str, threads: int, takes_sigma: bool = True) -> Callable[[], np.ndarray]:
@@ -107,18 +122,6 @@ def _process(place: Path, who: str, threads: int, takes_sigma: bool = True) -> C
     def run() -> np.ndarray:
         _call([sys.executable, "-c", program], place)
         return np.load(place / "out.npy")
-
-    return run
-
-
-def _c_process(place: Path, program: Path, image: np.ndarray, model: torch.nn.Module) -> Callable[[], np.ndarray]:
-    image.tofile(place / "in.raw")
-    command = [program, "model.frp", "in.raw", "out.raw", "--raw", f"{image.shape[1]}x{image.shape[0]}x3:f32"]
-    command += ["--sigma", SIGMA] if model.takes_sigma else []
-
-    def run() -> np.ndarray:
-        _call(command, place)
-        return np.fromfile(place / "out.raw", np.float32).reshape(image.shape)
 
     return run
 
