@@ -46,7 +46,7 @@ def test_a_picture_comes_back_better(model):
     for name in ("astronaut.png", "chelsea.png"):
         for seed in range(3):
             worse, clean = degraded(kind, name, seed)
-            restored = restorer(worse, sigma=SIGMA if kind == "noise" else None)
+            restored = restorer(worse, sigma=SIGMA if restorer.info["takes_sigma"] else None)
             assert (restored.dtype, restored.shape) == (worse.dtype, worse.shape)
             gains.append(fr.metrics.psnr(restored, clean) - fr.metrics.psnr(worse, clean))
     assert np.mean(gains) > least, gains
