@@ -23,6 +23,7 @@ PEERS = {
     "ONNX Runtime": "ONNX Runtime",
     "ncnn": "ncnn",
     "torch compiled, frozen": "torch compiled",
+    "torch jit, frozen": "torch jit",
     "torch eager, channels last": "torch eager",
 }
 
