@@ -45,7 +45,7 @@ def run(plan: engine.Plan, height: int = 29, width: int = 35) -> np.ndarray:
 
 
 @pytest.mark.parametrize("precision", engine.PRECISIONS)
-@pytest.mark.parametrize("name", sorted(set(models.MODELS) - NO_PLAN))
+@pytest.mark.parametrize("name", sorted(SMALL.keys() - NO_PLAN))
 def test_the_same_bits_after_saving(name, precision, tmp_path):
     plan = engine.compile(small_model(name), precision, card=CARD)
     path = tmp_path / "m.frp"

@@ -200,7 +200,7 @@ def test_strength_out_of_range(colour, strength):
 def test_sigma(brighter, colour, monkeypatch):
     source = np.full((20, 20, 3), 0.25, np.float32)
     np.testing.assert_allclose(brighter(source, sigma=102), 0.35, atol=1e-6)
-    monkeypatch.setattr("fastrestore.estimate.noise_level", lambda pixels: 51.0)
+    monkeypatch.setattr(brighter, "_noise_level", lambda pixels: 51.0)
     np.testing.assert_allclose(brighter(source), 0.30, atol=1e-6)
     assert "sinh" in brighter.info["path"]
     for sigma in (-1, float("nan"), float("inf")):

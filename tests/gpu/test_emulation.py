@@ -32,7 +32,7 @@ BUGS = {
     "no fence before the next tile": (TMA, "    tma_fence();\n", "", "without a fence"),
     "no wait for an empty buffer": (TMA, "        barrier_wait(empty + 8 * buffer, (turn >> 1 & 1) ^ 1);\n", "", WRONG),
     "too few bytes expected": (TMA, "full + 8 * buffer, kTileBytes)", "full + 8 * buffer, kTileBytes - 128)", WRONG),
-    "no barrier before the scores": (ATTENTION, "  __syncthreads();\n", "", "race"),
+    "no barrier before the scores": (ATTENTION, "  __syncthreads();\n", "", "race|nothing wrote"),
     "distances the wrong way round": (ATTENTION, "distance(side, known, key)", "distance(side, key, known)", WRONG),
     "no swizzle": (ATTENTION, "// kDepth: channels", NO_SWIZZLE, "bank conflicts"),
 }
