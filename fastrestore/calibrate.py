@@ -5,7 +5,7 @@ choose the ends, from a histogram of what the float32 plan's image holds over al
   - "mse": those with the least mean squared error, of rounding within and cutting off beyond;
   - "percentile": those that cut off one value in 100000 at either end, wherever 0 is not the end.
 If the result over these pictures is then less like the float32 plan's than `TARGET` decibels, images are given back,
-those first whose 8 bits alone cost the most.
+those first without which the others come nearest.
 """
 
 from collections.abc import Iterable, Sequence
@@ -131,13 +131,13 @@ class _Comparison:
 def _give_back(levels: list[Levels], compare: _Comparison) -> Calibrated:
     target = 10 ** (-TARGET / 10)
     error, kept = compare.error(levels), list(levels)
-    if error > target:
-        costs = {entry: compare.error([entry]) for entry in levels}
-        kept.sort(key=costs.__getitem__)
     while error > target and kept:
-        # Costs add up, nearly: as many of the dearest as reach the target by themselves, and at least one.
+        gains = {entry: error - compare.error([other for other in kept if other != entry]) for entry in kept}
         excess = error - target
-        while kept and excess > 0:
-            excess -= costs[kept.pop()]
-        error = compare.error(sorted(kept))
-    return Calibrated(sorted(kept), len(levels) - len(kept), -10 * float(np.log10(max(error, 1e-20))))
+        for entry in sorted(kept, key=gains.__getitem__, reverse=True):  # gains add up, nearly
+            kept.remove(entry)
+            excess -= gains[entry]
+            if excess <= 0 or gains[entry] <= 0:
+                break
+        error = compare.error(kept)
+    return Calibrated(kept, len(levels) - len(kept), -10 * float(np.log10(max(error, 1e-20))))

@@ -23,7 +23,7 @@ bool reads_levels(const Node& reader, size_t which, bool last) {
 std::vector<bool> images_for_levels(const Graph& graph) {
   const std::vector<Node>& nodes = graph.nodes();
   const size_t count = nodes.size();
-  std::vector<bool> behind(count, false);   // a convolution leads to it, or it is one
+  std::vector<bool> behind(count, false);    // a convolution leads to it, or it is one
   std::vector<bool> followed(count, false);  // a convolution comes after it
   std::vector<bool> allowed(count, true), read(count, false);
   for (size_t n = 0; n < count; ++n) {
@@ -39,8 +39,7 @@ std::vector<bool> images_for_levels(const Graph& graph) {
       if (!reads_levels(nodes[n], i, !followed[n])) allowed[input] = false;
     }
   for (size_t n = 0; n < count; ++n)
-    allowed[n] = allowed[n] && read[n] && behind[n] && !nodes[n].whole && nodes[n].fold == 0 &&
-                 !graph.is_result(n);
+    allowed[n] = allowed[n] && read[n] && behind[n] && !nodes[n].whole && nodes[n].fold == 0 && !graph.is_result(n);
   return allowed;
 }
 

@@ -13,8 +13,8 @@ struct ImageLevels {
   Levels levels;
 };
 
-// By node: whether its image may be levels. All that read it through a kernel must be convolutions of one group, of which
-// none is the picture's first or the result's last, and whose sums fit; others read it through a copy in float.
+// By node: whether its image may be levels. All that read it through a kernel must be convolutions of one group, of
+// which none is the picture's first or the result's last, and whose sums fit; others read it through a copy in float.
 std::vector<bool> images_for_levels(const Graph& graph);
 
 // Throws std::invalid_argument unless nodes ascend, may all be levels, and have sound ones.

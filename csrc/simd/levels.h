@@ -45,8 +45,7 @@ FR_INLINE Vec limit(Vec v, Vec low, Vec high) {
 FR_INLINE void store_levels(uint8_t* p, Vec v) {
   v += 8388608.0f;
 #if defined(__AVX512F__)
-  _mm_storeu_si128(reinterpret_cast<__m128i*>(p),
-                   _mm512_maskz_cvtepi32_epi8(0xffff, reinterpret_cast<__m512i>(v)));
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_maskz_cvtepi32_epi8(0xffff, reinterpret_cast<__m512i>(v)));
 #elif FR_X86
   typedef uint32_t Bits __attribute__((vector_size(kWidth * 4)));
   const Bits levels = reinterpret_cast<Bits>(v) & 0xff;

@@ -113,9 +113,14 @@ Case random_case(Random& random, Element in_element) {
   const int64_t out_width = (width + s.pad_left - (s.kernel_w - 1) * s.dilation_w - 1) / s.stride_w + 1;
   const int64_t depth = int8_depth(s) + (random() % 4 == 0 ? 16 : 0);
   const Element elements[] = {Element::f32, Element::bf16, Element::u8};
-  Case c{s, {}, {}, Image(height, width, s.in_channels, depth, in_element, random_levels(random)),
-         Image(out_height, out_width, s.out_channels, s.out_channels + 3, elements[random() % 3], random_levels(random)),
-         out_height, out_width};
+  Case c{
+      s,
+      {},
+      {},
+      Image(height, width, s.in_channels, depth, in_element, random_levels(random)),
+      Image(out_height, out_width, s.out_channels, s.out_channels + 3, elements[random() % 3], random_levels(random)),
+      out_height,
+      out_width};
   const int64_t products = s.kernel_h * s.kernel_w * s.in_channels;
   for (int64_t i = 0; i < s.out_channels * products; ++i)
     c.weight.push_back(static_cast<float>(i % products == 0 ? 127 : within(random, -127, 127)) / 128.0f);

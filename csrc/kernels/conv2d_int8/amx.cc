@@ -1,6 +1,6 @@
 // Convolution of levels by the AMX matrix unit: as conv2d/amx.cc, with 64 channels or neighbouring channels' bytes in a
-// row of a tile. A kernel row's taps are one run, which tiles divide wherever pixels begin; what a run's last tile reads
-// beyond it, within the line that follows each row of an image, meets weights of zero.
+// row of a tile. A kernel row's taps are one run, which tiles divide wherever pixels begin; what a run's last tile
+// reads beyond it, within the line that follows each row of an image, meets weights of zero.
 #define FR_ISA amx
 #include "kernels/conv2d_int8/simd_impl.h"
 

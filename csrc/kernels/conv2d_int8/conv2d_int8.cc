@@ -33,8 +33,7 @@ Weights quantize(const ConvSpec& spec, const float* weight) {
     // Below the smallest normal number the quotients would be coarse; such a channel's weights count as zero.
     const float scale = largest / 127.0f < std::numeric_limits<float>::min() ? 1.0f : largest / 127.0f;
     for (int64_t i = 0; i < products; ++i)
-      result.values.push_back(
-          static_cast<int8_t>(std::clamp(std::nearbyint(weight[i] / scale), -127.0f, 127.0f)));
+      result.values.push_back(static_cast<int8_t>(std::clamp(std::nearbyint(weight[i] / scale), -127.0f, 127.0f)));
     result.scales.push_back(scale);
   }
   return result;

@@ -86,7 +86,8 @@ FR_INLINE void finish_sums(Vec (&sum)[kPixels][kVectors], const ConvSpec& spec, 
     finish(sum, spec, target);
 }
 
-// Copies the input columns of `pixels` outputs from output column x on as numbers of type T, `zero` where there is none.
+// Copies the input columns of `pixels` outputs from output column x on as numbers of type T, `zero` where there is
+// none.
 template <class T>
 void fill_levels(const ConvSpec& spec, const ConvBand& band, int64_t row, int64_t x, int64_t pixels, uint8_t zero,
                  float* patch) {
