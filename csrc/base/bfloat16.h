@@ -7,7 +7,9 @@ namespace fr {
 
 enum class Element : int32_t { f32, bf16, u8 };  // how an image's values lie in memory; u8: as levels (levels.h)
 
-constexpr int64_t element_bytes(Element element) { return element == Element::f32 ? 4 : element == Element::bf16 ? 2 : 1; }
+constexpr int64_t element_bytes(Element element) {
+  return element == Element::f32 ? 4 : element == Element::bf16 ? 2 : 1;
+}
 
 struct Bf16 {
   uint16_t bits;

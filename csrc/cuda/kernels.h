@@ -146,9 +146,9 @@ struct PixelOperand {
   bool one_channel = false, one_pixel = false;
 };
 
-// fill: scale_a; copy: a, into channels [first, first + out.channels) of y, whose other channels stay; add: scale_a * a +
-// scale_b * b; multiply: a * b; gate: the curve of a, times b; affine: a * table[c] + table[channels + c]; activate: the
-// curve of a, with slopes table[c] for prelu.
+// fill: scale_a; copy: a, into channels [first, first + out.channels) of y, whose other channels stay; add: scale_a * a
+// + scale_b * b; multiply: a * b; gate: the curve of a, times b; affine: a * table[c] + table[channels + c]; activate:
+// the curve of a, with slopes table[c] for prelu.
 struct PixelOperation {
   enum Kind : int32_t { fill, copy, add, multiply, gate, affine, activate };
   Kind kind = copy;

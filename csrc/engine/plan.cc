@@ -11,7 +11,7 @@ namespace {
 
 // A pixel of bfloat16 is padded to whole tiles of 32 channels, which is what the matrix units read at a time.
 constexpr int64_t kBf16Pitch = 32;
-constexpr int64_t kLevelsPitch = 16;      // as int8_depth
+constexpr int64_t kLevelsPitch = 16;    // as int8_depth
 constexpr int64_t kTableMultiple = 16;  // floats of the widest vector
 
 // The convolution that makes one phase of a transposed one, with its share of the weights.

@@ -1,6 +1,7 @@
 // The plan file, model.frp: one safetensors container. Its metadata holds "fastrestore_plan", a JSON document
-// {format, precision, channels, takes_sigma, card, graph}, for int8 also levels, a list of {node, scale, zero}, and "sha256" over that document's text and each tensor's
-// name, shape and bytes. The tensors are the unpacked float32 weights, so that one file serves every machine.
+// {format, precision, channels, takes_sigma, card, graph}, for int8 also levels, a list of {node, scale, zero}, and
+// "sha256" over that document's text and each tensor's name, shape and bytes. The tensors are the unpacked float32
+// weights, so that one file serves every machine.
 #pragma once
 #include <string>
 #include <string_view>
@@ -14,7 +15,7 @@ namespace fr {
 struct PlanFile {
   Graph graph;
   Precision precision = Precision::float32;
-  std::vector<ImageLevels> levels;  // of precision int8
+  std::vector<ImageLevels> levels;    // of precision int8
   json::Value card = json::Object();  // what is known of the model: name, task, licence and so on; an object
 };
 

@@ -34,8 +34,8 @@ class Session {
   // Forgets the pictures before: states begin anew.
   void reset();
 
-  // A state's image as the last run left it, [height][width][channels] of the padded picture divided by its stride; empty
-  // before the first run and after reset. Another may be put in its place before the next run.
+  // A state's image as the last run left it, [height][width][channels] of the padded picture divided by its stride;
+  // empty before the first run and after reset. Another may be put in its place before the next run.
   StateImage state(size_t number);
   void set_state(size_t number, StateImage image);  // throws std::invalid_argument for another number of channels
 
@@ -79,9 +79,9 @@ class Session {
   Layout layout_;
   Buffer<char> arena_;
   std::vector<StateImage> states_, next_states_;
-  std::vector<int64_t> rows_, before_, after_;         // complete rows of each node, before and after a round
-  std::vector<int64_t> kept_;                 // rows of each node that have been put into its ring
-  std::vector<std::vector<int64_t>> places_;  // where a node's row y lies in the arena: [y % rows held]
+  std::vector<int64_t> rows_, before_, after_;  // complete rows of each node, before and after a round
+  std::vector<int64_t> kept_;                   // rows of each node that have been put into its ring
+  std::vector<std::vector<int64_t>> places_;    // where a node's row y lies in the arena: [y % rows held]
   std::vector<const void*> in_pointers_, residual_pointers_;
   std::vector<void*> out_pointers_;
 };

@@ -69,9 +69,8 @@ py::list plan_steps(const Plan& plan) {
     const Step& step = plan.step(n);
     py::dict about("op"_a = op_name(node.op), "kernel"_a = step.convs.empty() ? "" : step.convs[0].variant,
                    "channels"_a = node.channels, "stride"_a = node.stride, "inputs"_a = node.inputs,
-                   "pixel_bytes"_a = step.pitch * element_bytes(step.element),
-                   "element"_a = name_of(step.element), "row_grid"_a = step.row_grid,
-                   "margin"_a = margin[n], "halo"_a = added[n]);
+                   "pixel_bytes"_a = step.pitch * element_bytes(step.element), "element"_a = name_of(step.element),
+                   "row_grid"_a = step.row_grid, "margin"_a = margin[n], "halo"_a = added[n]);
     about["products"] = products_per_pixel(plan, n);
     if (node.factor > 1) about["factor"] = node.factor;
     if (node.op == Op::window_attention)

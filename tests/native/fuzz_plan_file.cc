@@ -148,8 +148,8 @@ int fuzz(double seconds) {
   for (Precision precision : {Precision::float32, Precision::bfloat16, Precision::int8})
     for (int64_t channels : {1, 3})
       for (const Graph& graph : test::all_graphs(channels))
-        seeds.push_back(write_plan_file(graph, precision, json::Object{{"name", "fuzz"}},
-                                        test::some_levels(graph, precision)));
+        seeds.push_back(
+            write_plan_file(graph, precision, json::Object{{"name", "fuzz"}}, test::some_levels(graph, precision)));
   const auto data_bytes = [](const std::string& content) {
     uint64_t header;
     std::memcpy(&header, content.data(), 8);

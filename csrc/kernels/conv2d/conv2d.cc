@@ -126,11 +126,10 @@ float value_at(const void* row, int64_t place, Element element, Levels levels = 
 
 // The end of a convolution for one output value.
 void finish_value(const ConvSpec& s, const ConvBand& band, int64_t row, int64_t x, int64_t co, float sum) {
-  const float residual =
-      s.residual == Residual::none
-          ? 0.0f
-          : value_at(band.residual[row], (x - band.residual_begin) * band.residual_pitch + co, band.residual_element,
-                     band.residual_levels);
+  const float residual = s.residual == Residual::none
+                             ? 0.0f
+                             : value_at(band.residual[row], (x - band.residual_begin) * band.residual_pitch + co,
+                                        band.residual_element, band.residual_levels);
   if (s.residual == Residual::before_activation) sum += residual;
   if (s.activation == Activation::relu && sum < 0.0f) sum = 0.0f;
   if (s.activation == Activation::leaky_relu && sum < 0.0f) sum *= s.slope;
@@ -179,8 +178,8 @@ void conv2d_int8_reference(const PackedConv& packed, const ConvBand& band, float
   for (int64_t row = 0; row < band.rows; ++row)
     for (int64_t x = band.x_begin; x < band.x_end; ++x)
       for (int64_t co = 0; co < s.out_channels; ++co) {
-        const int8_t* weights = reinterpret_cast<const int8_t*>(packed.weights.data()) +
-                                co * s.kernel_h * s.kernel_w * int8_depth(s);
+        const int8_t* weights =
+            reinterpret_cast<const int8_t*>(packed.weights.data()) + co * s.kernel_h * s.kernel_w * int8_depth(s);
         int32_t sum = 0;
         for (int64_t ky = 0; ky < s.kernel_h; ++ky)
           for (int64_t kx = 0; kx < s.kernel_w; ++kx, weights += int8_depth(s)) {
@@ -245,7 +244,8 @@ ConvAlgorithm choose_conv_algorithm(const ConvSpec& s, Isa isa, Element input) {
 PackedConv pack_conv(const ConvSpec& spec, ConvAlgorithm algorithm, Isa isa, const float* weight, const float* bias,
                      Levels in_levels) {
   for (const ConvVariant& variant : conv_variants())
-    if (variant.algorithm == algorithm && includes(isa, variant.isa)) return pack_conv(spec, variant, weight, bias, in_levels);
+    if (variant.algorithm == algorithm && includes(isa, variant.isa))
+      return pack_conv(spec, variant, weight, bias, in_levels);
   throw std::invalid_argument("conv2d: unknown algorithm");
 }
 

@@ -139,8 +139,7 @@ FR_INLINE void finish(Vec (&sum)[kPixels][kVectors], const ConvSpec& spec, const
     }
   }
   if (spec.residual == Residual::after_scale) add_residual(sum, target);
-  if (target.out_element == Element::f32)
-    return store_tile<float>(sum, target);
+  if (target.out_element == Element::f32) return store_tile<float>(sum, target);
   if (target.out_element == Element::bf16) return store_tile<Bf16>(sum, target);
   const Vec inverse = broadcast(1.0f / target.out_levels.scale);
   const Vec zero = broadcast(static_cast<float>(target.out_levels.zero));

@@ -190,8 +190,8 @@ static Interior find_interior(const ConvSpec& spec, const ConvBand& band) {
 }
 
 // Calls body(x, pixels, window) for blocks of at most most_pixels that cover the band's columns in one row;
-// each block reads the input in place, or the patch when it touches an edge or the input is not of floats; fill(x, pixels)
-// fills that. kWhole: only blocks of most_pixels are read in place.
+// each block reads the input in place, or the patch when it touches an edge or the input is not of floats; fill(x,
+// pixels) fills that. kWhole: only blocks of most_pixels are read in place.
 template <bool kWhole = false, class Body, class Fill>
 FR_INLINE void for_each_block(const ConvSpec& spec, const ConvBand& band, int64_t row, int64_t most_pixels,
                               int64_t channel, int64_t channels, float* patch, const Body& body, const Fill& fill) {
@@ -230,9 +230,9 @@ FR_INLINE void for_each_block(const ConvSpec& spec, const ConvBand& band, int64_
 template <bool kWhole = false, class Body>
 FR_INLINE void for_each_block(const ConvSpec& spec, const ConvBand& band, int64_t row, int64_t most_pixels,
                               int64_t channel, int64_t channels, float* patch, const Body& body) {
-  for_each_block<kWhole>(
-      spec, band, row, most_pixels, channel, channels, patch, body,
-      [&](int64_t x, int64_t pixels) { fill_patch(spec, band, row, x, pixels, channel, channels, patch); });
+  for_each_block<kWhole>(spec, band, row, most_pixels, channel, channels, patch, body, [&](int64_t x, int64_t pixels) {
+    fill_patch(spec, band, row, x, pixels, channel, channels, patch);
+  });
 }
 
 // Weights: [group][block][ky][kx][in channel][the block's vectors]. A block's weights are used for all rows

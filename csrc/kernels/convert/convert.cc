@@ -101,8 +101,7 @@ void widen_levels_ref(const uint8_t* in, float* out, int64_t values, Levels leve
 }
 
 void narrow_levels_ref(const float* in, uint8_t* out, int64_t values, Levels levels) {
-  for (int64_t i = 0; i < values; ++i)
-    out[i] = nearest_level(in[i] / levels.scale + static_cast<float>(levels.zero));
+  for (int64_t i = 0; i < values; ++i) out[i] = nearest_level(in[i] / levels.scale + static_cast<float>(levels.zero));
 }
 
 }  // namespace
