@@ -449,7 +449,7 @@ class Stream(Restorer):
         self._noise_level = stream.NoiseLevel()
         if stream.is_recurrent(self._module):
             self._runner = stream.RecurrentRunner(self._module, self._memory, self._precision)
-            self._path = "torch, because no plan expresses a state yet"
+            self._path = "torch, because no plan is made of a recurrent step yet"
 
     def watch(self, image: np.ndarray | PilImage.Image | Tensor, sigma: float | None = None) -> None:
         """Takes note of the next frame of a recurrent model's stream, whose result nobody needs: less work."""

@@ -1,7 +1,7 @@
 """Streams: a recurrent module run frame after frame over tiles, with the state that goes from one to the next.
 
-Over PyTorch: no plan expresses a state yet.  The state's size depends on the frame's alone, so an hour takes no more
-memory than a second; each frame is computed in tiles within the budget.
+Over PyTorch: plans keep states, but nothing makes one of a model's `step` yet.  The state's size depends on the frame's
+alone, so an hour takes no more memory than a second; each frame is computed in tiles within the budget.
 """
 
 from collections.abc import Callable, Mapping

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fastrestore.layers import State, conv2d, pad_to_multiple
+from fastrestore.layers import ConvGRU, State, conv2d, pad_to_multiple
 from fastrestore.models.unet import UNet, UNetConfig
 
 
@@ -36,8 +36,7 @@ class RecurrentUNet(UNet):
         width, hidden = config.widths[0], config.hidden
         self.frame_channels = config.channels
         self.recall = nn.Conv2d(4 * config.channels + hidden, width, 3, padding=1, bias=False)
-        self.gates = nn.Conv2d(width + hidden, 2 * hidden, 3, padding=1)
-        self.candidate = nn.Conv2d(width + hidden, hidden, 3, padding=1)
+        self.gru = ConvGRU(width, hidden)
         nn.init.normal_(self.recall.weight, std=1e-3)
         self.step_halo = self.halo + 2  # the GRU is two convolutions deep where the tail is one
 
@@ -61,6 +60,4 @@ class RecurrentUNet(UNet):
             y = y + conv2d(self.recall, torch.cat([last.to(hidden.dtype), hidden], 1))
         y = self._body(y)
         restored = self._restored(image, y)[..., :height, :width]
-        update, reset = conv2d(self.gates, torch.cat([y, hidden], 1)).sigmoid().chunk(2, 1)
-        candidate = conv2d(self.candidate, torch.cat([y, reset * hidden], 1)).tanh()
-        return restored, State(restored, hidden + update * (candidate - hidden))
+        return restored, State(restored, self.gru(y, hidden))

@@ -131,6 +131,26 @@ void check_session() {
   CHECK(gives(FR_OK, fr_session_free(nullptr)));
 }
 
+// A model that remembers: the second picture's result is another, after a reset it is the first one's again.
+void check_states() {
+  const std::string content = write_plan_file(test::recurrent_graph(3), Precision::float32, json::Object{});
+  fr_plan* plan = load(content);
+  fr_session* session = nullptr;
+  CHECK(fr_session_create(plan, nullptr, &session) == FR_OK);
+  Pictures<uint8_t> pictures(FR_U8);
+  std::vector<std::vector<uint8_t>> results;
+  for (int run = 0; run < 3; ++run) {
+    if (run == 2) CHECK(gives(FR_OK, fr_session_reset(session)));
+    CHECK(gives(FR_OK, fr_session_run(session, &pictures.image, nullptr, nullptr)));
+    results.push_back(pictures.out);
+  }
+  CHECK(results[0] != results[1] && results[0] == results[2]);
+  CHECK(gives(FR_INVALID_HANDLE, fr_session_reset(nullptr)));
+  CHECK(gives(FR_OK, fr_session_free(session)));
+  CHECK(gives(FR_INVALID_HANDLE, fr_session_reset(session)));
+  CHECK(gives(FR_OK, fr_plan_free(plan)));
+}
+
 void check_run() {
   fr_plan* plan = load(plan_content());
   fr_session* session = nullptr;
@@ -308,6 +328,7 @@ int main() {
   check_plan();
   check_session();
   check_run();
+  check_states();
   check_nothing_is_allocated();
   check_progress();
   check_threads();
