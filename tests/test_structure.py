@@ -18,7 +18,7 @@ PYTHON = [
     ["layers"],
     ["models"],
     ["checkpoint", "convert", "foreign", "zoo"],
-    ["lower_ops", "lower", "calibrate", "engine", "tiled", "stream"],
+    ["lower_values", "lower_layers", "lower_ops", "lower", "calibrate", "engine", "tiled", "stream"],
     ["planview"],
     ["sources"],
     ["sinks"],
