@@ -2,8 +2,9 @@
 
 A handler gets the walk over the exported program (lower.py), the operator's fx node, and its arguments with every
 tensor replaced by what stands for it here (lower_values.py): a Record (an image of the graph to be), a View (some
-channels of one), a Padded image, a Sigma, or a constant tensor.  It returns the result as one of these, and raises ValueError,
-saying why, for arguments that no node of the graph can express.  lower.py adds operator and module to the message.
+channels of one), a Padded image, a Sigma, or a constant tensor.  It returns the result as one of these, and raises
+ValueError, saying why, for arguments that no node of the graph can express.  lower.py adds operator and module to the
+message.
 """
 
 import math

@@ -39,7 +39,7 @@ def small(request):
     model = models.create(request.param, **SMALL[request.param])
     with torch.no_grad():
         for parameter in model.parameters():  # the trained ones start near the identity, which would prove little
-            parameter.copy_(torch.randn_like(parameter) * (2 / max(parameter[0].numel(), 1)) ** 0.5)
+            parameter.copy_(torch.randn_like(parameter) * (1 / max(parameter[0].numel(), 1)) ** 0.5)
     return model.eval()
 
 
@@ -151,11 +151,12 @@ def test_training_path_equals_the_fused_one(small):
 
 
 def test_layouts_agree(small):
-    x = torch.rand(2, 3, 16, 24)
-    last = x.contiguous(memory_format=torch.channels_last)
-    assert_close(run(small, last), run(small, x))
-    gapped = torch.rand(2, 3, 32, 48)[..., ::2, ::2]
-    assert_close(run(small, gapped), run(small, gapped.contiguous()))
+    x, gapped = torch.rand(2, 3, 16, 24), torch.rand(2, 3, 32, 48)[..., ::2, ::2]
+    plain = run(small, x), run(small, gapped.contiguous())
+    others = run(small, x.contiguous(memory_format=torch.channels_last)), run(small, gapped)
+    small.double()
+    for picture, one, other in zip((x, gapped), plain, others, strict=True):
+        assert_no_worse(other, one, run(small, picture.double()))
 
 
 def test_sigma_is_per_image(small):
