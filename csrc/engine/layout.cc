@@ -11,15 +11,13 @@ namespace {
 
 // A band of every layer should hold this many pixels per thread: its packed weights come from a far cache, and must
 // serve that often before they leave the near one. For 4 x 4 tiles of 3x3 convolutions: 48 tiles instead of 16 were 1.7
-// times as fast at 144 channels; 256 instead of 64, 1.04 to 1.13 times at 64 and 96. Products of bfloat16 are done
-// sooner, and want the rows nearer. Wide layers are the coarse ones, whose bands are many rows of the fine ones: DRUNet
-// lost a tenth with more. The weights of 1x1 convolutions are a ninth, and what they read and write is what the cache
-// is for.
+// times as fast at 144 channels; 256 instead of 64, 1.04 to 1.13 times at 64 and 96, 1.3 times at 128 and 1.1 at 256
+// and 512. Products of bfloat16 are done sooner, and want the rows nearer unless the weights are many. Those of 1x1
+// convolutions are a ninth, and what they read and write is what the cache is for.
 int64_t pixels_per_thread(const Plan& plan, const ConvSpec& spec) {
   const int64_t weights = spec.in_channels / spec.groups * spec.out_channels, taps = spec.kernel_h * spec.kernel_w;
   if (taps < 9 || spec.groups > 1) return std::min<int64_t>(weights * taps / 36, 256);
-  if (weights > 96 * 96) return 1024;
-  return plan.precision() == Precision::float32 ? 4096 : 2048;
+  return plan.precision() == Precision::float32 || weights > 96 * 96 ? 4096 : 2048;
 }
 
 // The rows of node n in such a band; 0 for what is no convolution of an image.
@@ -30,31 +28,41 @@ int64_t preferred_rows(const Plan& plan, size_t n, int64_t width, int threads) {
   return 4 * ceil_div(tiles, ceil_div(width, 4 * node.stride));
 }
 
-// The input rows of a band that suits all layers; small images get less because they have no more.
-int64_t preferred_band(const Plan& plan, int64_t width, int threads) {
-  int64_t band = plan.grid();
+// The rows that convolutions of each stride prefer.
+std::map<int64_t, int64_t> preferred_by_stride(const Plan& plan, int64_t width, int threads) {
+  std::map<int64_t, int64_t> most;
   for (size_t n = 0; n < plan.size(); ++n)
-    band = std::max(band, preferred_rows(plan, n, width, threads) * plan.node(n).stride);
-  return round_up(band, plan.grid());
+    if (const int64_t rows = preferred_rows(plan, n, width, threads); rows > 0)
+      most[plan.node(n).stride] = std::max(most[plan.node(n).stride], rows);
+  return most;
 }
 
-// The rows that each node may add in a round. Where images are held whole, a coarse layer need not wait for the fine
-// ones to read on: each takes what suits the layers of its own size, less by as much as the band is below the preferred
-// one.
-std::vector<int64_t> shares(const Plan& plan, int64_t width, int threads, int64_t band, int64_t preferred) {
-  std::vector<int64_t> share(plan.size());
-  std::map<int64_t, int64_t> most;  // by stride
+// The input rows that the finest of these would advance by.
+int64_t preferred_band(const Plan& plan, const std::map<int64_t, int64_t>& preferred) {
+  int64_t band = std::numeric_limits<int64_t>::max();
+  for (const auto& [stride, rows] : preferred) band = std::min(band, stride * rows);
+  return preferred.empty() ? plan.grid() : band;
+}
+
+// What a step of `band` input rows adds to each node: layers of each size take what suits them, less by as much as the
+// band is below the preferred one, and never less than the input's rows bring. A coarse layer that takes more than that
+// has to wait for it where it leaves the finer ones: its weights are many, and would otherwise be fetched for a few
+// rows each time.
+std::vector<RowShare> shares(const Plan& plan, const std::map<int64_t, int64_t>& preferred, int64_t band) {
+  const int64_t largest = preferred_band(plan, preferred);
+  std::vector<RowShare> shares(plan.size());
   for (size_t n = 0; n < plan.size(); ++n) {
-    int64_t& rows = most[plan.node(n).stride];
-    rows = std::max(rows, preferred_rows(plan, n, width, threads));
+    const Node& node = plan.node(n);
+    const int64_t flow = ceil_div(band, node.stride), grid = plan.step(n).row_grid;
+    const auto found = preferred.find(node.stride);
+    const int64_t own = found == preferred.end() ? 0 : found->second * band / largest;
+    shares[n].most = round_up(std::max(flow, own), grid);
+    const bool coarser = std::any_of(node.inputs.begin(), node.inputs.end(), [&](int input) {
+      return plan.node(static_cast<size_t>(input)).stride < node.stride;
+    });
+    if (coarser && own > flow) shares[n].least = shares[n].most;
   }
-  for (size_t n = 0; n < plan.size(); ++n) {
-    const int64_t stride = plan.node(n).stride;
-    share[n] = plan.graph().sees_everything()
-                   ? round_up(std::max<int64_t>(1, most[stride] * band / preferred), plan.step(n).row_grid)
-                   : band / stride;
-  }
-  return share;
+  return shares;
 }
 
 int64_t node_height(const Plan& plan, size_t n, int64_t height) { return extent(plan.node(n), Axis::rows, height); }
@@ -93,8 +101,8 @@ bool may_share(const Plan& plan, size_t n) {
          (!own_channels || plan.node(n).channels == plan.step(n).pitch);
 }
 
-// The rows each node must hold when every round adds up to `share` rows of each: run the schedule on counters.
-std::vector<HeldRows> held_rows(const Plan& plan, int64_t height, const std::vector<int64_t>& share) {
+// The rows each node must hold when every round adds its share to each: run the schedule on counters.
+std::vector<HeldRows> held_rows(const Plan& plan, int64_t height, const std::vector<RowShare>& share) {
   const size_t count = plan.size();
   std::vector<int64_t> rows(count, 0), before(count, 0), kept_from(count, 0);
   std::vector<HeldRows> held(count);
@@ -297,10 +305,11 @@ int64_t rows_ready(const Plan& plan, size_t n, const std::vector<int64_t>& rows,
   return whole_blocks(plan, n, rows_possible(plan, n, rows, height), height);
 }
 
-int64_t next_rows(const Plan& plan, size_t n, const std::vector<int64_t>& rows, int64_t height, int64_t share) {
+int64_t next_rows(const Plan& plan, size_t n, const std::vector<int64_t>& rows, int64_t height, RowShare share) {
   const int64_t ready = rows_ready(plan, n, rows, height);
   if (plan.node(n).op == Op::sigma_plane) return ready;  // its one row serves for all
-  return std::max(rows[n], std::min(ready, whole_blocks(plan, n, rows[n] + share, height)));
+  if (ready < rows[n] + share.least && ready < node_height(plan, n, height)) return rows[n];
+  return std::max(rows[n], std::min(ready, whole_blocks(plan, n, rows[n] + share.most, height)));
 }
 
 int64_t first_row_needed(const Plan& plan, size_t n, size_t which, int64_t done, int64_t height) {
@@ -402,9 +411,9 @@ Layout make_layout(const Plan& plan, int64_t height, int64_t width, int threads,
   layout.height = round_up(height, multiple);
   layout.width = round_up(width, multiple);
   layout.state_bytes = state_bytes(plan, layout.height, layout.width);
-  const int64_t largest = std::min(preferred_band(plan, layout.width, threads), round_up(layout.height, grid));
-  std::vector<int64_t> bands{largest};  // the preferred first
-  while (bands.back() > grid) bands.push_back(std::max(grid, round_up(bands.back() / 2, grid)));
+  const std::map<int64_t, int64_t> preferred = preferred_by_stride(plan, layout.width, threads);
+  std::vector<int64_t> bands{std::min(preferred_band(plan, preferred), layout.height)};  // the preferred first
+  while (bands.back() > 1) bands.push_back(bands.back() / 2);
   std::vector<std::vector<HeldRows>> held(bands.size());  // of each band, once it is tried
   // Strips would save nothing where images are held whole.
   const int64_t cells = plan.graph().sees_everything() ? 1 : ceil_div(layout.width, grid);
@@ -412,7 +421,7 @@ Layout make_layout(const Plan& plan, int64_t height, int64_t width, int threads,
     layout.strips = make_strips(plan, layout.width, count);
     for (size_t i = 0; i < bands.size(); ++i) {
       layout.band = bands[i];
-      layout.share = shares(plan, layout.width, threads, bands[i], largest);
+      layout.share = shares(plan, preferred, bands[i]);
       if (held[i].empty()) held[i] = held_rows(plan, layout.height, layout.share);
       layout.held = held[i];
       place_rings(plan, threads, layout);

@@ -31,10 +31,16 @@ struct HeldRows {
   size_t first_step = 0, last_step = 0;
 };
 
+// How many rows a step adds to a node.
+struct RowShare {
+  int64_t most = 1;
+  int64_t least = 1;  // it waits for as many, unless its inputs are complete
+};
+
 struct Layout {
   int64_t height = 0, width = 0;  // of the picture, padded to the plan's multiple
   int64_t band = 0;               // input rows a step advances
-  std::vector<int64_t> share;     // rows of each node that a step may add
+  std::vector<RowShare> share;    // of each node
   std::vector<HeldRows> held;
   std::vector<int64_t> row_bytes;       // of each node, in the widest strip
   std::vector<int64_t> ring_offset;     // of each node's ring of kept rows in the arena, in bytes
@@ -53,7 +59,7 @@ int64_t rows_possible(const Plan& plan, size_t n, const std::vector<int64_t>& ro
 
 // Rows complete after the next step: what is ready, but no more than the node's share, so that no ring overflows
 // when the last rows of the picture set all nodes free at once.
-int64_t next_rows(const Plan& plan, size_t n, const std::vector<int64_t>& rows, int64_t height, int64_t share);
+int64_t next_rows(const Plan& plan, size_t n, const std::vector<int64_t>& rows, int64_t height, RowShare share);
 
 // Whether every row of the output and of the states' successors is complete.
 bool all_done(const Plan& plan, const std::vector<int64_t>& rows, int64_t height);

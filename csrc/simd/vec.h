@@ -92,6 +92,19 @@ FR_INLINE HalfLanes narrow(Vec v) {  // to nearest even; the instruction takes s
 
 FR_INLINE Vec load(const Bf16* p) { return widen(*reinterpret_cast<const UnalignedHalfLanes*>(p)); }
 FR_INLINE void store(Bf16* p, Vec v) { *reinterpret_cast<UnalignedHalfLanes*>(p) = narrow(v); }
+// Two neighbouring vectors.
+FR_INLINE void store(float* p, Vec a, Vec b) {
+  store(p, a);
+  store(p + kWidth, b);
+}
+FR_INLINE void store(Bf16* p, Vec a, Vec b) {
+#if defined(__AVX512BF16__)
+  _mm512_storeu_si512(p, reinterpret_cast<__m512i>(_mm512_cvtne2ps_pbh(b, a)));  // a whole cache line at once
+#else
+  store(p, a);
+  store(p + kWidth, b);
+#endif
+}
 FR_INLINE Vec load_partial(const Bf16* p, int64_t count) {
   HalfLanes lanes = {};
   for (int64_t i = 0; i < count; ++i) lanes[i] = p[i].bits;

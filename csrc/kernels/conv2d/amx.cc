@@ -2,120 +2,146 @@
 // channels; of the input it takes 16 pixels x 32 channels as they lie in memory, of the weights 16 pairs of channels
 // x 16 outputs. Each pixel's sum runs over kernel row, kernel column and channel pair, wherever its tile begins.
 #define FR_ISA amx
+#include "kernels/conv2d/amx_tiles.h"
 #include "kernels/conv2d/simd_impl.h"
 
 namespace fr::amx {
 namespace {
 
-constexpr int64_t kTilePixels = 16;
-constexpr int64_t kTileFloats = 16 * kWidth;  // of a tile, or a tile's worth of pairs
+constexpr int64_t kTileBytes = kTilePixels * 64;
+constexpr int64_t kSums = 2 * kAmxPixels * kWidth;  // of a block
 
-struct alignas(64) TileConfig {
-  uint8_t palette = 1, start_row = 0, reserved[14] = {};
-  uint16_t row_bytes[16] = {64, 64, 64, 64, 64, 64, 64, 64};
-  uint8_t rows[16] = {16, 16, 16, 16, 16, 16, 16, 16};
+// Weights of more than these bytes do not stay in the second-level cache while one block of pixels meets all of them:
+// there each pair of vectors of outputs is computed for some rows of pixels before the next pair's weights are read.
+// 512 channels: 1.4 to 1.8 times as fast; below, the input would be read too often.
+constexpr int64_t kManyWeights = int64_t{3} << 19;
+constexpr int64_t kRowsBytes = 512 * 1024;  // of input, that pair after pair reads again
+
+struct AddBias {
+  const float* bias;
+
+  template <int kPixels, int kOutputs>
+  __attribute__((always_inline)) void operator()(Vec (&sum)[kPixels][kOutputs], const ConvSpec& spec,
+                                                 const Target& target) const {
+    FR_UNROLL
+    for (int n = 0; n < kOutputs; ++n) {
+      const Vec offset = load(bias + n * kWidth);
+      FR_UNROLL
+      for (int m = 0; m < kPixels; ++m) sum[m][n] += offset;
+    }
+    finish(sum, spec, target);
+  }
 };
 
-// 2 tiles of pixels x kOutputs tiles of output channels, from zero: tiles 0 and 1 belong to the first pixels, 4 and 5
-// hold inputs, 6 and 7 weights. weights_step: floats between the weights of one tile of outputs and the next.
-template <int kOutputs>
-FR_INLINE void multiply(const Window& window, const float* weights, int64_t weights_step, float* sums) {
-  _tile_zero(0);
-  _tile_zero(2);
-  if constexpr (kOutputs == 2) {
-    _tile_zero(1);
-    _tile_zero(3);
-  }
-  const int64_t stride = window.pixel_stride * static_cast<int64_t>(sizeof(float));
-  const int64_t second = kTilePixels * window.pixel_stride;
-  for (int64_t ky = 0; ky < window.kernel_h; ++ky) {
-    const float* row = window_row(window, ky);
+// The input of a block of 32 output pixels, in bytes.
+struct Input {
+  const void* const* rows;  // kernel row ky is rows[ky * row_step], null: zeros
+  int64_t row_step;
+  int64_t first;                 // from the row's beginning to the first pixel's first tap
+  int64_t tap_step, pixel_step;  // from tap to tap and from output pixel to output pixel
+  int64_t depth;                 // of a tap
+  int64_t end;                   // of the row; what lies beyond it, or before 0, is zero
+};
+
+struct TileSource {
+  const char* at;
+  int64_t step;  // from pixel to pixel
+};
+
+// Copies 16 pixels' bytes from `at` on, 64 each; zeros where there is no input.
+__attribute__((noinline)) void copy_edge(const char* row, int64_t at, const Input& input, char* to) {
+  for (int64_t i = 0; i < kTilePixels; ++i, at += input.pixel_step, to += 64)
+    _mm512_store_si512(to, at >= 0 && at < input.end ? _mm512_loadu_si512(row + at) : _mm512_setzero_si512());
+}
+
+// Where a tile of 16 pixels is loaded from: the image, or a copy at its edges.
+template <bool kInside>
+FR_INLINE TileSource find_pixels(const Input& input, const char* row, int64_t at, char* copy) {
+  if (kInside || (at >= 0 && at + (kTilePixels - 1) * input.pixel_step < input.end))
+    return {row + at, input.pixel_step};
+  copy_edge(row, at, input, copy);
+  asm volatile("" ::: "memory");  // GCC 12 does not know that loading a tile reads memory
+  return {copy, 64};
+}
+
+// 2 tiles of pixels x kOutputs tiles of output channels: tiles 0 to 3 are sums, 4 and 5 inputs, 6 and 7 weights.
+// weights_step: floats between the weights of one tile of outputs and the next.
+template <int kOutputs, bool kInside>
+void multiply(const ConvSpec& spec, const Input& input, const float* weights, int64_t weights_step, float* sums,
+              char* copies, Pending<AddBias>& pending) {
+  clear_sums<kOutputs>();
+  const int64_t second = kTilePixels * input.pixel_step;
+  for (int64_t ky = 0; ky < spec.kernel_h; ++ky) {
+    const char* row = static_cast<const char*>(input.rows[ky * input.row_step]);
     if (row == nullptr) {
-      weights += window.runs * window.run_length * kWidth;
+      weights += spec.kernel_w * input.depth / 64 * kTileFloats;
       continue;
     }
-    for (int64_t run = 0; run < window.runs; ++run) {
-      const float* in = row + run * window.run_step;
-      for (int64_t k = 0; k < window.run_length; k += kWidth, weights += kTileFloats) {
+    for (int64_t kx = 0; kx < spec.kernel_w; ++kx) {
+      const int64_t tap = input.first + kx * input.tap_step;
+      for (int64_t at = tap; at < tap + input.depth; at += 64, weights += kTileFloats) {
         _tile_loadd(6, weights, 64);
-        _tile_loadd(4, in + k, stride);
+        const TileSource left = find_pixels<kInside>(input, row, at, copies);
+        _tile_loadd(4, left.at, left.step);
         _tile_dpbf16ps(0, 4, 6);
         if constexpr (kOutputs == 2) {
           _tile_loadd(7, weights + weights_step, 64);
           _tile_dpbf16ps(1, 4, 7);
         }
-        _tile_loadd(5, in + k + second, stride);
+        const TileSource right = find_pixels<kInside>(input, row, at + second, copies + kTileBytes);
+        _tile_loadd(5, right.at, right.step);
         _tile_dpbf16ps(2, 5, 6);
         if constexpr (kOutputs == 2) _tile_dpbf16ps(3, 5, 7);
+        finish_some(spec, pending);
       }
     }
   }
-  constexpr int64_t kStride = kOutputs * 64;
-  _tile_stored(0, sums, kStride);
-  _tile_stored(2, sums + kTilePixels * kOutputs * kWidth, kStride);
-  if constexpr (kOutputs == 2) {
-    _tile_stored(1, sums + kWidth, kStride);
-    _tile_stored(3, sums + kTilePixels * kOutputs * kWidth + kWidth, kStride);
-  }
-}
-
-// Adds the bias and finishes `pixels` pixels of sums, four at a time.
-template <int kOutputs>
-FR_INLINE void finish_block(const ConvSpec& spec, const float* sums, const float* bias, int64_t pixels, Target target) {
-  constexpr int kPixels = 4;
-  Vec offset[kOutputs];
-  FR_UNROLL
-  for (int n = 0; n < kOutputs; ++n) offset[n] = load(bias + n * kWidth);
-  for (; pixels >= kPixels; pixels -= kPixels) {
-    Vec sum[kPixels][kOutputs];
-    FR_UNROLL
-    for (int m = 0; m < kPixels; ++m) {
-      FR_UNROLL
-      for (int n = 0; n < kOutputs; ++n) sum[m][n] = load(sums + (m * kOutputs + n) * kWidth) + offset[n];
-    }
-    finish(sum, spec, target);
-    sums += kPixels * kOutputs * kWidth;
-    target.out += kPixels * target.out_step;
-    target.residual += kPixels * target.residual_step;
-  }
-  for (; pixels > 0; --pixels, sums += kOutputs * kWidth) {
-    Vec sum[1][kOutputs];
-    FR_UNROLL
-    for (int n = 0; n < kOutputs; ++n) sum[0][n] = load(sums + n * kWidth) + offset[n];
-    finish(sum, spec, target);
-    target.out += target.out_step;
-    target.residual += target.residual_step;
-  }
+  finish_all(spec, pending);
+  store_sums<kOutputs>(sums);
 }
 
 void convolve(const PackedConv& packed, const ConvBand& band, float* workspace) {
   const ConvSpec& spec = packed.spec;
-  const float* weights = packed_weights(packed);
-  const float* bias = packed_bias(packed);
-  ConvBand pairs = band;
-  pairs.in_pitch /= 2;
-  pairs.in_element = Element::f32;
   const int64_t depth = amx_pairs(spec), weights_step = spec.kernel_h * spec.kernel_w * depth * kWidth;
   const int64_t vectors = (spec.out_channels + kWidth - 1) / kWidth;
-  float* sums = workspace;
-  float* patch = workspace + 2 * kAmxPixels * kWidth;
-  const TileConfig config;
-  _tile_loadconfig(&config);
-  for (int64_t row = 0; row < band.rows; ++row)
-    for_each_block<true>(
-        spec, pairs, row, kAmxPixels, 0, depth, patch, [&](int64_t x, int64_t pixels, const Window& window) {
-          int64_t n = 0;
-          for (; n + 2 <= vectors; n += 2) {
-            multiply<2>(window, weights + n * weights_step, weights_step, sums);
-            const int64_t lanes = min(kWidth, spec.out_channels - (n + 1) * kWidth);
-            finish_block<2>(spec, sums, bias + n * kWidth, pixels, target_at(spec, band, row, x, n * kWidth, lanes));
-          }
-          if (n < vectors) {
-            multiply<1>(window, weights + n * weights_step, weights_step, sums);
-            const int64_t lanes = min(kWidth, spec.out_channels - n * kWidth);
-            finish_block<1>(spec, sums, bias + n * kWidth, pixels, target_at(spec, band, row, x, n * kWidth, lanes));
-          }
-        });
+  const int64_t pixel_bytes = band.in_pitch * static_cast<int64_t>(sizeof(Bf16));
+  Input input;
+  input.row_step = spec.dilation_h;
+  input.tap_step = spec.dilation_w * pixel_bytes;
+  input.pixel_step = spec.stride_w * pixel_bytes;
+  input.depth = depth * static_cast<int64_t>(sizeof(float));
+  input.end = (band.in_end - band.in_begin) * pixel_bytes;
+  float *const sums = workspace, *next = sums;  // those pending, and those being computed
+  char* copies = reinterpret_cast<char*>(workspace + 2 * kSums);
+  Pending<AddBias> pending;
+  static constexpr TileConfig kConfig;
+  _tile_loadconfig(&kConfig);
+  const auto compute = [&](int64_t row, int64_t x, int64_t n) {
+    input.rows = band.in + row * spec.stride_h;
+    input.first = (x * spec.stride_w - spec.pad_left - band.in_begin) * pixel_bytes;
+    const int64_t last = input.first + (kAmxPixels - 1) * input.pixel_step + (spec.kernel_w - 1) * input.tap_step;
+    const bool inside = input.first >= 0 && last < input.end;
+    next = next == sums ? sums + kSums : sums;
+    const int64_t outputs = min(2, vectors - n);
+    const auto kernel = outputs == 1 ? multiply<1, false> : inside ? multiply<2, true> : multiply<2, false>;
+    kernel(spec, input, packed_weights(packed) + n * weights_step, weights_step, next, copies, pending);
+    const int64_t lanes = min(kWidth, spec.out_channels - (n + outputs - 1) * kWidth);
+    const Target target = target_at(spec, band, row, x, n * kWidth, lanes);
+    pending = {next, min(kAmxPixels, band.x_end - x), outputs, {packed_bias(packed) + n * kWidth}, target};
+  };
+  if (vectors * weights_step * static_cast<int64_t>(sizeof(float)) <= kManyWeights) {
+    for (int64_t row = 0; row < band.rows; ++row)
+      for (int64_t x = band.x_begin; x < band.x_end; x += kAmxPixels)
+        for (int64_t n = 0; n < vectors; n += 2) compute(row, x, n);
+  } else {
+    const int64_t row_bytes = (band.x_end - band.x_begin) * spec.stride_w * spec.stride_h * pixel_bytes;
+    const int64_t rows = kRowsBytes / row_bytes + 1;
+    for (int64_t first = 0; first < band.rows; first += rows)
+      for (int64_t n = 0; n < vectors; n += 2)
+        for (int64_t row = first; row < min(first + rows, band.rows); ++row)
+          for (int64_t x = band.x_begin; x < band.x_end; x += kAmxPixels) compute(row, x, n);
+  }
+  finish_all(spec, pending);
   _tile_release();
 }
 

@@ -100,8 +100,8 @@ void pack_bf16_direct(const ConvSpec& s, const ConvVariant& variant, const float
     Bf16* to = reinterpret_cast<Bf16*>(packed->weights.data());
     for (int64_t i = 0; i < one.weights.size(); ++i) to[2 * i + which] = float_to_bf16(one.weights[i]);
   }
-  packed->workspace_floats = checked_product(s.kernel_h, patch_columns(s, tiles ? kAmxPixels : kMaxTilePixels), pairs);
-  if (tiles) packed->workspace_floats += kAmxPixels * (2 * variant.width + s.stride_w * pairs);
+  packed->workspace_floats = tiles ? amx_workspace_floats(variant.width)
+                                   : checked_product(s.kernel_h, patch_columns(s, kMaxTilePixels), pairs);
 }
 
 // [ky][kx][channel], zeros up to a whole vector.

@@ -85,12 +85,16 @@ FR_INLINE void store_tile(const Vec (&sum)[kPixels][kVectors], const Target& tar
   FR_UNROLL
   for (int m = 0; m < kPixels; ++m) {
     T* out = reinterpret_cast<T*>(target.out + m * target.out_step);
+    constexpr int kLast = kVectors - 1;
+    if (target.last_lanes == kWidth) {
+      FR_UNROLL
+      for (int n = 0; n + 1 < kVectors; n += 2) store(out + n * kWidth, sum[m][n], sum[m][n + 1]);
+      if (kVectors % 2 == 1) store(out + kLast * kWidth, sum[m][kLast]);
+      continue;
+    }
     FR_UNROLL
-    for (int n = 0; n + 1 < kVectors; ++n) store(out + n * kWidth, sum[m][n]);
-    if (target.last_lanes == kWidth)
-      store(out + (kVectors - 1) * kWidth, sum[m][kVectors - 1]);
-    else
-      store_partial(out + (kVectors - 1) * kWidth, sum[m][kVectors - 1], target.last_lanes);
+    for (int n = 0; n < kLast; ++n) store(out + n * kWidth, sum[m][n]);
+    store_partial(out + kLast * kWidth, sum[m][kLast], target.last_lanes);
   }
 }
 

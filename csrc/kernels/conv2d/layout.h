@@ -45,6 +45,8 @@ static inline int64_t channel_pairs(const ConvSpec& spec) {
 
 constexpr int64_t kAmxPixels = 32;  // that a block of tiles computes
 static inline int64_t amx_pairs(const ConvSpec& spec) { return (spec.in_channels + 31) / 32 * 16; }
+// Two blocks' sums of two vectors of outputs, and copies of two tiles of pixels.
+constexpr int64_t amx_workspace_floats(int64_t width) { return 2 * kAmxPixels * 2 * width + 2 * 16 * 16; }
 
 static inline bool is_depthwise(const ConvSpec& spec) {
   return spec.groups == spec.in_channels && spec.groups == spec.out_channels;

@@ -196,7 +196,7 @@ template <bool kWhole = false, class Body, class Fill>
 FR_INLINE void for_each_block(const ConvSpec& spec, const ConvBand& band, int64_t row, int64_t most_pixels,
                               int64_t channel, int64_t channels, float* patch, const Body& body, const Fill& fill) {
   const Interior interior = find_interior(spec, band);
-  Window window;
+  Window window{};
   window.rows = band.in + row * spec.stride_h;
   window.row_step = spec.dilation_h;
   window.kernel_h = spec.kernel_h;

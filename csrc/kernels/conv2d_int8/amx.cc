@@ -2,70 +2,32 @@
 // row of a tile. A kernel row's taps are one run, which tiles divide wherever pixels begin; what a run's last tile
 // reads beyond it, within the line that follows each row of an image, meets weights of zero.
 #define FR_ISA amx
+#include "kernels/conv2d/amx_tiles.h"
 #include "kernels/conv2d_int8/simd_impl.h"
 
 namespace fr::amx {
 namespace {
 
-constexpr int64_t kTilePixels = 16;
-constexpr int64_t kTileCells = 16 * kWidth;
-
-struct alignas(64) TileConfig {
-  uint8_t palette = 1, start_row = 0, reserved[14] = {};
-  uint16_t row_bytes[16] = {64, 64, 64, 64, 64, 64, 64, 64};
-  uint8_t rows[16] = {16, 16, 16, 16, 16, 16, 16, 16};
-};
-
-// Tiles of sums that have been computed: they are finished while the matrix unit computes the next.
-struct Pending {
-  const float* sums = nullptr;
-  int64_t pixels = 0, outputs = 0;  // that are left, and vectors of channels
+struct ApplyFactors {
   Factors factors;
-  Target target;
-};
 
-template <int kPixels, int kOutputs>
-FR_INLINE void finish_pixels(const ConvSpec& spec, Pending& pending) {
-  Vec sum[kPixels][kOutputs];
-  FR_UNROLL
-  for (int m = 0; m < kPixels; ++m) {
-    FR_UNROLL
-    for (int n = 0; n < kOutputs; ++n) sum[m][n] = load(pending.sums + (m * kOutputs + n) * kWidth);
+  template <int kPixels, int kOutputs>
+  __attribute__((always_inline)) void operator()(Vec (&sum)[kPixels][kOutputs], const ConvSpec& spec,
+                                                 const Target& target) const {
+    finish_sums(sum, spec, factors, target);
   }
-  finish_sums(sum, spec, pending.factors, pending.target);
-  pending.pixels -= kPixels;
-  pending.sums += kPixels * kOutputs * kWidth;
-  pending.target.out += kPixels * pending.target.out_step;
-  pending.target.residual += kPixels * pending.target.residual_step;
-}
-
-// The next few pixels, if any are left.
-__attribute__((noinline)) void finish_some(const ConvSpec& spec, Pending& pending) {
-  if (pending.pixels >= 4)
-    pending.outputs == 2 ? finish_pixels<4, 2>(spec, pending) : finish_pixels<4, 1>(spec, pending);
-  else if (pending.pixels > 0)
-    pending.outputs == 2 ? finish_pixels<1, 2>(spec, pending) : finish_pixels<1, 1>(spec, pending);
-}
-
-FR_INLINE void finish_all(const ConvSpec& spec, Pending& pending) {
-  while (pending.pixels > 0) finish_some(spec, pending);
-}
+};
 
 // 2 tiles of pixels x kOutputs tiles of output channels, from zero: tiles 0 to 3 are sums, 4 and 5 inputs, 6 and 7
 // weights. weights_step: cells between the weights of one tile of outputs and the next.
 template <int kOutputs>
 FR_INLINE void multiply(const ConvSpec& spec, const Window& window, const float* weights, int64_t weights_step,
-                        float* sums, Pending& pending) {
+                        float* sums, Pending<ApplyFactors>& pending) {
   asm volatile("" ::: "memory");  // the patch is written: GCC 12 does not know that loading a tile reads memory
-  _tile_zero(0);
-  _tile_zero(2);
-  if constexpr (kOutputs == 2) {
-    _tile_zero(1);
-    _tile_zero(3);
-  }
+  clear_sums<kOutputs>();
   const int64_t stride = window.pixel_stride * static_cast<int64_t>(sizeof(float));
   const int64_t second = kTilePixels * window.pixel_stride;
-  const int64_t run_weights = (window.run_length + kWidth - 1) / kWidth * kTileCells;
+  const int64_t run_weights = (window.run_length + kWidth - 1) / kWidth * kTileFloats;
   for (int64_t ky = 0; ky < window.kernel_h; ++ky) {
     const float* row = window_row(window, ky);
     if (row == nullptr) {
@@ -74,7 +36,7 @@ FR_INLINE void multiply(const ConvSpec& spec, const Window& window, const float*
     }
     for (int64_t run = 0; run < window.runs; ++run) {
       const float* in = row + run * window.run_step;
-      for (int64_t k = 0; k < window.run_length; k += kWidth, weights += kTileCells) {
+      for (int64_t k = 0; k < window.run_length; k += kWidth, weights += kTileFloats) {
         _tile_loadd(6, weights, 64);
         _tile_loadd(4, in + k, stride);
         _tile_dpbusd(0, 4, 6);
@@ -90,13 +52,7 @@ FR_INLINE void multiply(const ConvSpec& spec, const Window& window, const float*
     }
   }
   finish_all(spec, pending);
-  constexpr int64_t kStride = kOutputs * 64;
-  _tile_stored(0, sums, kStride);
-  _tile_stored(2, sums + kTilePixels * kOutputs * kWidth, kStride);
-  if constexpr (kOutputs == 2) {
-    _tile_stored(1, sums + kWidth, kStride);
-    _tile_stored(3, sums + kTilePixels * kOutputs * kWidth + kWidth, kStride);
-  }
+  store_sums<kOutputs>(sums);
 }
 
 void convolve(const PackedConv& packed, const ConvBand& band, float* workspace) {
@@ -105,14 +61,14 @@ void convolve(const PackedConv& packed, const ConvBand& band, float* workspace) 
   const ConvBand cells = band_of_cells<Int8Quads>(spec, band);
   const int64_t pixel_cells = int8_depth(spec) / 4, runs = int8_runs(spec);
   const int64_t run_tiles = (pixel_cells * (spec.kernel_w / runs) + kWidth - 1) / kWidth;
-  const int64_t weights_step = spec.kernel_h * runs * run_tiles * kTileCells;
+  const int64_t weights_step = spec.kernel_h * runs * run_tiles * kTileFloats;
   const int64_t vectors = (spec.out_channels + kWidth - 1) / kWidth;
   const uint8_t zero = static_cast<uint8_t>(packed.in_levels.zero);
   constexpr int64_t kSums = 2 * kAmxPixels * kWidth;
   float *const sums = workspace, *next = sums;  // those pending, and those being computed
   float* values = workspace + 2 * kSums;        // of each pair of vectors its factors and offsets
   float* patch = values + 2 * vectors * kWidth;
-  Pending pending;
+  Pending<ApplyFactors> pending;
   static constexpr TileConfig kConfig;
   _tile_loadconfig(&kConfig);
   for (int64_t row = 0; row < band.rows; ++row) {
@@ -131,7 +87,7 @@ void convolve(const PackedConv& packed, const ConvBand& band, float* workspace) 
               multiply<1>(spec, window, weights + n * weights_step, weights_step, next, pending);
             const int64_t lanes = min(kWidth, spec.out_channels - (n + outputs - 1) * kWidth);
             factors.values = values + 2 * n * kWidth;
-            pending = {next, pixels, outputs, factors, target_at(spec, band, row, x, n * kWidth, lanes)};
+            pending = {next, pixels, outputs, {factors}, target_at(spec, band, row, x, n * kWidth, lanes)};
           }
         },
         [&](int64_t x, int64_t pixels) { fill_levels<uint8_t>(spec, band, row, x, pixels, zero, patch); });
