@@ -26,7 +26,7 @@ def plan(unet) -> engine.Plan:
 
 
 def test_bytes_are_those_of_the_session(plan):
-    for threads, memory in ((1, "1GiB"), (2, "1GiB"), (2, "1MiB")):
+    for threads, memory in ((1, "1GiB"), (2, "1GiB"), (2, "1400KiB")):
         about = planview.describe(plan, 200, 300, threads, memory)
         session = plan.session(threads=threads, memory=memory)
         assert about["working_bytes"] == session.working_bytes(200, 300)

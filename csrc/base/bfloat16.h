@@ -30,4 +30,10 @@ struct Bf16 {
   return {static_cast<uint16_t>(bits >> 16)};
 }
 
+// Either of the two that kernels are written for.
+[[maybe_unused]] static inline float to_float(float value) { return value; }
+[[maybe_unused]] static inline float to_float(Bf16 value) { return bf16_to_float(value); }
+[[maybe_unused]] static inline void put(float value, float* to) { *to = value; }
+[[maybe_unused]] static inline void put(float value, Bf16* to) { *to = float_to_bf16(value); }
+
 }  // namespace fr

@@ -374,6 +374,14 @@ bool all_done(const Plan& plan, const std::vector<int64_t>& rows, int64_t height
          std::all_of(states.begin(), states.end(), [&](State state) { return done(state.next); });
 }
 
+double done_share(const Plan& plan, const std::vector<int64_t>& rows, int64_t height) {
+  if (all_done(plan, rows, height)) return 1.0;  // rows that nothing needs may be missing
+  double share = 0.0;
+  for (size_t n = 0; n < plan.size(); ++n)
+    share += static_cast<double>(rows[n]) / static_cast<double>(node_height(plan, n, height));
+  return share / static_cast<double>(plan.size());
+}
+
 int64_t state_bytes(const Plan& plan, int64_t height, int64_t width) {
   int64_t bytes = 0;
   for (const State& state : plan.graph().states()) {

@@ -64,6 +64,9 @@ int64_t next_rows(const Plan& plan, size_t n, const std::vector<int64_t>& rows, 
 // Whether every row of the output and of the states' successors is complete.
 bool all_done(const Plan& plan, const std::vector<int64_t>& rows, int64_t height);
 
+// The share of all nodes' rows that is complete: 1 when all_done.
+double done_share(const Plan& plan, const std::vector<int64_t>& rows, int64_t height);
+
 // The first row of input number `which` that node n still needs when its rows [0, done) are complete.
 int64_t first_row_needed(const Plan& plan, size_t n, size_t which, int64_t done, int64_t height);
 

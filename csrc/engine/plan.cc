@@ -223,9 +223,17 @@ void Plan::choose_elements() {
 bool Plan::needs_scratch(size_t n) const {
   const Node& node = graph_.nodes()[n];
   if (node.op == Op::conv2d || node.op == Op::conv_transpose2d || node.fold > 0) return false;
-  bool narrow = steps_[n].element != Element::f32;
-  for (int input : node.inputs) narrow = narrow || steps_[static_cast<size_t>(input)].element != Element::f32;
-  return narrow;
+  const Element own = steps_[n].element;
+  bool narrow = own != Element::f32, levels = own == Element::u8, alike = true;
+  for (int input : node.inputs) {
+    const Element element = steps_[static_cast<size_t>(input)].element;
+    narrow = narrow || element != Element::f32;
+    levels = levels || element == Element::u8;
+    alike = alike && element == own;
+  }
+  if (node.op == Op::concat && alike && !levels) return false;
+  const bool reads_bfloat16 = node.op == Op::add || node.op == Op::multiply || node.op == Op::layer_norm;
+  return narrow && (levels || !reads_bfloat16);
 }
 
 int64_t Plan::packed_bytes() const {

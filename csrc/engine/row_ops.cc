@@ -21,8 +21,14 @@ Run run_of(const Node& node, const Piece& p, bool alike) {
   return alike ? Run{width * p.out.pitch, 1} : Run{node.channels, width};
 }
 
-Operand operand(const Piece& p, size_t which) { return {p.in[which].at(p.begin, p.x_begin), p.in[which].pitch, false}; }
+Operand operand(const Piece& p, size_t which) {
+  const FloatRows& in = p.in[which];
+  return {in.place(p.begin, p.x_begin), in.pitch, false, in.element};
+}
 
+Result result(const Piece& p) { return {p.out.place(p.begin, p.x_begin), p.out.pitch, p.out.element}; }
+
+// Of an operator of floats.
 float* target(const Piece& p) { return p.out.at(p.begin, p.x_begin); }
 
 // Scratch may hold anything, and what lies beyond an image's channels is multiplied by zero weights.
@@ -30,8 +36,9 @@ void clear_rest(const Node& node, const Piece& p) {
   if (p.out.pitch == node.channels) return;
   for (int64_t y = p.begin; y < p.end; ++y)
     for (int64_t x = p.x_begin; x < p.x_end; ++x) {
-      float* pixel = p.out.at(y, x);
-      std::fill(pixel + node.channels, pixel + p.out.pitch, 0.0f);
+      const int64_t bytes = element_bytes(p.out.element);
+      std::memset(p.out.place(y, x) + node.channels * bytes, 0,
+                  static_cast<size_t>((p.out.pitch - node.channels) * bytes));
     }
 }
 
@@ -51,21 +58,22 @@ void unshuffle(const Node& node, const Piece& p) {
 }
 
 void concat(const Node& node, const Piece& p) {
-  float* to = target(p);
+  const int64_t value = element_bytes(p.out.element);  // the inputs' too
+  char* to = p.out.place(p.begin, p.x_begin);
   for (size_t i = 0; i < node.inputs.size(); ++i) {
-    const float* from = p.in[i].at(p.begin, p.x_begin) + node.parts[i].first;
-    const size_t bytes = static_cast<size_t>(node.parts[i].count) * sizeof(float);
+    const char* from = p.in[i].place(p.begin, p.x_begin) + node.parts[i].first * value;
+    const int64_t bytes = node.parts[i].count * value;
     for (int64_t x = 0; x < p.x_end - p.x_begin; ++x)
-      std::memcpy(to + x * p.out.pitch, from + x * p.in[i].pitch, bytes);
-    to += node.parts[i].count;
+      std::memcpy(to + x * p.out.pitch * value, from + x * p.in[i].pitch * value, static_cast<size_t>(bytes));
+    to += bytes;
   }
 }
 
 bool add(const Plan& plan, const Node& node, const Piece& p) {
   const bool alike = p.in[0].pitch == p.out.pitch && p.in[1].pitch == p.out.pitch;
   const Run run = run_of(node, p, alike);
-  plan.row_kernels().arithmetic->add(node.scale_a, operand(p, 0), node.scale_b, operand(p, 1), target(p), p.out.pitch,
-                                     run.channels, run.pixels);
+  plan.row_kernels().arithmetic->add(node.scale_a, operand(p, 0), node.scale_b, operand(p, 1), result(p), run.channels,
+                                     run.pixels);
   return alike;
 }
 
@@ -76,12 +84,13 @@ bool multiply(const Plan& plan, const Node& node, const Piece& p) {
     const Channels part = node.parts[i];
     const bool whole = part.count == plan.node(static_cast<size_t>(node.inputs[i])).channels;
     alike = alike && whole && part.count == node.channels && p.in[i].pitch == p.out.pitch;
-    operands[i] = static_cast<int>(i) == node.broadcast ? Operand{p.in[i].at(0, 0), 0, false} : operand(p, i);
-    operands[i].data += part.first;
+    operands[i] = operand(p, i);
+    if (static_cast<int>(i) == node.broadcast) operands[i] = {p.in[i].place(0, 0), 0, false, p.in[i].element};
+    operands[i].data = static_cast<const char*>(operands[i].data) + part.first * element_bytes(p.in[i].element);
     operands[i].single = part.count < node.channels;
   }
   const Run run = run_of(node, p, alike);
-  plan.row_kernels().arithmetic->multiply(operands[0], operands[1], target(p), p.out.pitch, run.channels, run.pixels);
+  plan.row_kernels().arithmetic->multiply(operands[0], operands[1], result(p), run.channels, run.pixels);
   return alike;
 }
 
@@ -89,34 +98,33 @@ bool affine(const Plan& plan, const Node& node, const Step& step, const Piece& p
   const bool alike = p.in[0].pitch == p.out.pitch;
   const Run run = run_of(node, p, alike);
   const int64_t period = static_cast<int64_t>(step.table.size() / 2);
-  plan.row_kernels().arithmetic->affine(step.table.data(), step.table.data() + period, period, operand(p, 0), target(p),
-                                        p.out.pitch, run.channels, run.pixels);
+  plan.row_kernels().arithmetic->affine(step.table.data(), step.table.data() + period, period, operand(p, 0), result(p),
+                                        run.channels, run.pixels);
   return alike;
 }
 
 bool activate(const Plan& plan, const Node& node, const Step& step, const Piece& p) {
   const bool alike = p.in[0].pitch == p.out.pitch;
   const Run run = run_of(node, p, alike);
-  const Operand in = operand(p, 0);
   plan.row_kernels().activate(node.curve, step.table.empty() ? nullptr : step.table.data(),
-                              static_cast<int64_t>(step.table.size()), in.data, in.pitch, target(p), p.out.pitch,
-                              run.channels, run.pixels);
+                              static_cast<int64_t>(step.table.size()), p.in[0].at(p.begin, p.x_begin), p.in[0].pitch,
+                              target(p), p.out.pitch, run.channels, run.pixels);
   return alike;
 }
 
 // Some pixels at a time: what the curve made is multiplied while it is in the first-level cache.
 void gate(const Plan& plan, const Node& node, const Piece& p) {
   constexpr int64_t kPixels = 16;
-  const float* a = operand(p, 0).data + node.parts[0].first;
-  Operand b = operand(p, 1);
-  b.data += node.parts[1].first;
+  const float* a = p.in[0].at(p.begin, p.x_begin) + node.parts[0].first;
+  const float* b = p.in[1].at(p.begin, p.x_begin) + node.parts[1].first;
   float* out = target(p);
   for (int64_t left = p.x_end - p.x_begin; left > 0; left -= kPixels) {
     const int64_t pixels = std::min(left, kPixels);
     plan.row_kernels().activate(node.curve, nullptr, 0, a, p.in[0].pitch, out, p.out.pitch, node.channels, pixels);
-    plan.row_kernels().arithmetic->multiply({out, p.out.pitch, false}, b, out, p.out.pitch, node.channels, pixels);
+    plan.row_kernels().arithmetic->multiply({out, p.out.pitch}, {b, p.in[1].pitch}, {out, p.out.pitch}, node.channels,
+                                            pixels);
     a += pixels * p.in[0].pitch;
-    b.data += pixels * b.pitch;
+    b += pixels * p.in[1].pitch;
     out += pixels * p.out.pitch;
   }
 }
@@ -174,11 +182,14 @@ void resize(const Plan& plan, const Node& node, const Step& step, const Piece& p
 
 void layer_norm(const Plan& plan, const Node& node, const Piece& p) {
   const Operand in = operand(p, 0);
+  const Result out = result(p);
   LayerNormRow row;
   row.in = in.data;
   row.in_pitch = in.pitch;
-  row.out = target(p);
-  row.out_pitch = p.out.pitch;
+  row.in_element = in.element;
+  row.out = out.data;
+  row.out_pitch = out.pitch;
+  row.out_element = out.element;
   row.pixels = p.x_end - p.x_begin;
   row.channels = node.channels;
   row.scale = node.weight.data();

@@ -6,20 +6,21 @@
 
 namespace fr {
 
-// Where a row operator finds an image, as floats unless `element` says otherwise: its ring of rows, or a piece of it
-// copied to scratch.
+// Where a row operator finds an image: its ring of rows, or a piece of it copied to scratch. Those that
+// Plan::needs_scratch names get floats.
 struct FloatRows {
   char* base = nullptr;
   int64_t rows = 1;  // that lie there; row y is row (y - first_row) % rows
   int64_t row_bytes = 0;
   int64_t first_row = 0;
   Interval columns;    // held; those outside that a row operator asks for lie outside of the image
-  int64_t pitch = 0;   // floats from pixel to pixel
+  int64_t pitch = 0;   // values from pixel to pixel
   int64_t height = 0;  // of the whole image
   Element element = Element::f32;
 
   char* row(int64_t y) const { return base + (y - first_row) % rows * row_bytes; }
-  float* at(int64_t y, int64_t x) const { return reinterpret_cast<float*>(row(y)) + (x - columns.begin) * pitch; }
+  char* place(int64_t y, int64_t x) const { return row(y) + (x - columns.begin) * pitch * element_bytes(element); }
+  float* at(int64_t y, int64_t x) const { return reinterpret_cast<float*>(place(y, x)); }  // of floats
 };
 
 // A part of a node's image that a row operator computes: rows [begin, end) and columns [x_begin, x_end).

@@ -198,9 +198,8 @@ void Session::run_strip(const Strip& strip, const Picture& picture, const RunOpt
     report.non_finite += write_rows(strip, picture, options, written, rows[output]);
     write_states(strip, before_);
     spent_in(plan_->size());
-    const double share =
-        (static_cast<double>(strip_number) + static_cast<double>(rows[output]) / static_cast<double>(layout_.height)) /
-        static_cast<double>(layout_.strips.size());
+    const double share = (static_cast<double>(strip_number) + done_share(*plan_, rows, layout_.height)) /
+                         static_cast<double>(layout_.strips.size());
     if (options.progress && !options.progress(share)) throw Cancelled();
   }
 }
@@ -313,13 +312,16 @@ float* Session::enter_piece(const Strip& strip, size_t n, Piece& piece, float* s
     }
   }
   piece.out = float_rows(strip, n);
-  if (plan_->step(n).element != Element::f32) take(piece.out, {piece.begin, piece.end}, {piece.x_begin, piece.x_end});
+  piece.out.element = plan_->step(n).element;
+  if (piece.out.element == Element::f32 || !plan_->needs_scratch(n)) return scratch;
+  piece.out.element = Element::f32;
+  take(piece.out, {piece.begin, piece.end}, {piece.x_begin, piece.x_end});
   return scratch;
 }
 
 void Session::leave_piece(const Strip& strip, size_t n, const Piece& piece) {
   const Step& step = plan_->step(n);
-  if (step.element == Element::f32) return;
+  if (step.element == Element::f32 || !plan_->needs_scratch(n)) return;
   const ConvertKernels& convert = get_convert(plan_->isa());
   const int64_t values = (piece.x_end - piece.x_begin) * step.pitch;
   for (int64_t y = piece.begin; y < piece.end; ++y) {

@@ -58,14 +58,14 @@ void check(const Variant& variant, int64_t channels, int64_t pixels, std::mt1993
   run(
       "affine",
       [&](float* out) {
-        variant.kernels->affine(scale.data(), shift.data(), channels, first, out, out_pitch, channels, pixels);
+        variant.kernels->affine(scale.data(), shift.data(), channels, first, {out, out_pitch}, channels, pixels);
       },
       [&](int64_t x, int64_t c, double& room) {
         room = std::fabs(at(a, x, c) * of(scale, c)) + std::fabs(of(shift, c));
         return at(a, x, c) * of(scale, c) + of(shift, c);
       });
   run(
-      "add", [&](float* out) { variant.kernels->add(0.5f, first, -3.0f, second, out, out_pitch, channels, pixels); },
+      "add", [&](float* out) { variant.kernels->add(0.5f, first, -3.0f, second, {out, out_pitch}, channels, pixels); },
       [&](int64_t x, int64_t c, double& room) {
         room = std::fabs(at(a, x, c)) + 6 * std::fabs(at(b, x, c));
         return 0.5 * at(a, x, c) - 3 * at(b, x, c);
@@ -73,7 +73,7 @@ void check(const Variant& variant, int64_t channels, int64_t pixels, std::mt1993
   for (int single = 0; single < 3; ++single) {  // neither, the first, the second
     const Operand left{a.data(), pitch, single == 1}, right{b.data(), pitch, single == 2};
     run(
-        "multiply", [&](float* out) { variant.kernels->multiply(left, right, out, out_pitch, channels, pixels); },
+        "multiply", [&](float* out) { variant.kernels->multiply(left, right, {out, out_pitch}, channels, pixels); },
         [&](int64_t x, int64_t c, double& room) {
           const double product = at(a, x, single == 1 ? 0 : c) * at(b, x, single == 2 ? 0 : c);
           room = std::fabs(product);
@@ -82,12 +82,52 @@ void check(const Variant& variant, int64_t channels, int64_t pixels, std::mt1993
   }
 }
 
+// Values of an image in either element.
+struct Image {
+  Image(int64_t count, Element as, std::mt19937& random) : values(static_cast<size_t>(count)), element(as) {
+    std::normal_distribution<float> normal(0.0f, 2.0f);
+    for (size_t i = 0; i < values.size(); ++i)
+      as == Element::f32 ? put(normal(random), &values[i]) : put(normal(random), &halves()[i]);
+  }
+  Bf16* halves() { return reinterpret_cast<Bf16*>(values.data()); }
+
+  std::vector<float> values;
+  Element element;
+};
+
+// In every mixture of elements the bits of the reference, which are rounded once to float and once to the element.
+void check_elements(const Variant& variant, int64_t channels, std::mt19937& random) {
+  constexpr int64_t kPixels = 5;
+  const int64_t pitch = channels + 3;
+  for (int mixture = 0; mixture < 8; ++mixture) {
+    const auto element = [&](int bit) { return mixture >> bit & 1 ? Element::bf16 : Element::f32; };
+    Image a(kPixels * pitch, element(0), random), b(kPixels * pitch, element(1), random);
+    Image got(kPixels * pitch, element(2), random), wanted = got;
+    for (int what = 0; what < 3; ++what) {  // a product, a product by one value a pixel, a sum
+      const auto run = [&](const ArithmeticKernels& kernels, Image& out) {
+        const Operand first{a.values.data(), pitch, false, a.element};
+        const Operand second{b.values.data(), pitch, what == 1, b.element};
+        const Result result{out.values.data(), pitch, out.element};
+        if (what < 2)
+          kernels.multiply(first, second, result, channels, kPixels);
+        else
+          kernels.add(0.5f, first, -3.0f, second, result, channels, kPixels);
+      };
+      run(*variant.kernels, got);
+      run(arithmetic_ref, wanted);
+      CHECK_SAYING(got.values == wanted.values, std::string(variant.name) + " elements " + std::to_string(mixture) +
+                                                    " operation " + std::to_string(what) + " channels " +
+                                                    std::to_string(channels));
+    }
+  }
+}
+
 // A long run takes the table again and again, and gives the bits that its pixels give one by one.
 void check_run(const Variant& variant, std::mt19937& random) {
   const std::vector<float> in = some(960, random), scale = some(48, random), shift = some(48, random);
   std::vector<float> run(960), pixels(960);
-  variant.kernels->affine(scale.data(), shift.data(), 48, {in.data(), 960, false}, run.data(), 960, 960, 1);
-  variant.kernels->affine(scale.data(), shift.data(), 48, {in.data(), 48, false}, pixels.data(), 48, 48, 20);
+  variant.kernels->affine(scale.data(), shift.data(), 48, {in.data(), 960, false}, {run.data(), 960}, 960, 1);
+  variant.kernels->affine(scale.data(), shift.data(), 48, {in.data(), 48, false}, {pixels.data(), 48}, 48, 20);
   for (size_t i = 0; i < run.size(); ++i) CHECK(run[i] == pixels[i] || (std::isnan(run[i]) && std::isnan(pixels[i])));
 }
 
@@ -99,6 +139,7 @@ int main() {
     if (!includes(cpu_isa(), variant.isa)) continue;
     for (int64_t channels : {1, 2, 3, 7, 8, 15, 16, 17, 31, 33, 64, 67})
       for (int64_t pixels : {0, 1, 5}) check(variant, channels, pixels, random);
+    for (int64_t channels : {1, 7, 16, 33, 64}) check_elements(variant, channels, random);
     check_run(variant, random);
   }
   return fr::test::result();

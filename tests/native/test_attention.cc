@@ -64,15 +64,34 @@ class Scratch {
   std::vector<float> values_;
 };
 
+// Numbers as they lie in an image of the element.
+std::vector<char> packed(const std::vector<float>& values, Element element) {
+  std::vector<char> bytes(values.size() * static_cast<size_t>(element_bytes(element)));
+  for (size_t i = 0; i < values.size(); ++i)
+    element == Element::f32 ? put(values[i], reinterpret_cast<float*>(bytes.data()) + i)
+                            : put(values[i], reinterpret_cast<Bf16*>(bytes.data()) + i);
+  return bytes;
+}
+
+std::vector<float> unpacked(const std::vector<char>& bytes, Element element) {
+  std::vector<float> values(bytes.size() / static_cast<size_t>(element_bytes(element)));
+  for (size_t i = 0; i < values.size(); ++i)
+    values[i] = element == Element::f32 ? reinterpret_cast<const float*>(bytes.data())[i]
+                                        : to_float(reinterpret_cast<const Bf16*>(bytes.data())[i]);
+  return values;
+}
+
 // A mean of 10 beside a deviation of 1: the variance is not a difference of squares.
-void check_norm(const Variant<LayerNormFn*>& variant, int64_t pixels, int64_t channels, bool centred,
-                std::mt19937& random) {
+void check_norm(const Variant<LayerNormFn*>& variant, int64_t pixels, int64_t channels, bool centred, Element from,
+                Element to, std::mt19937& random) {
   const int64_t in_pitch = channels + 3, out_pitch = channels + 1;
-  const auto in = sample(pixels * in_pitch, random, 10.0f), scale = sample(channels, random),
-             shift = sample(channels, random);
-  std::vector<float> out(at(pixels * out_pitch), kGuard);
-  variant.run(
-      {in.data(), in_pitch, out.data(), out_pitch, pixels, channels, scale.data(), shift.data(), 1e-5f, centred});
+  const std::vector<char> source = packed(sample(pixels * in_pitch, random, 10.0f), from);
+  const auto in = unpacked(source, from), scale = sample(channels, random), shift = sample(channels, random);
+  std::vector<char> result = packed(std::vector<float>(at(pixels * out_pitch), kGuard), to);
+  const float guard = unpacked(packed({kGuard}, to), to)[0];
+  variant.run({source.data(), in_pitch, result.data(), out_pitch, from, to, pixels, channels, scale.data(),
+               shift.data(), 1e-5f, centred});
+  const std::vector<float> out = unpacked(result, to);
   bool fine = true;
   for (int64_t x = 0; x < pixels; ++x) {
     double mean = 0, variance = 0;
@@ -81,11 +100,13 @@ void check_norm(const Variant<LayerNormFn*>& variant, int64_t pixels, int64_t ch
       variance += std::pow(in[at(x * in_pitch + c)] - mean, 2) / static_cast<double>(channels);
     for (int64_t c = 0; c < channels; ++c) {
       const double value = (in[at(x * in_pitch + c)] - (centred ? mean : 0)) / std::sqrt(variance + 1e-5);
+      const double wanted = value * scale[at(c)] + shift[at(c)];
       // A pixel of one channel: nothing but rounding differs from the mean, and is divided by the root of epsilon.
-      const double tolerance = 1e-5 * (1 + std::fabs(value * scale[at(c)])) + (channels == 1 ? 1e-3 : 0);
-      fine &= near(out[at(x * out_pitch + c)], value * scale[at(c)] + shift[at(c)], tolerance);
+      double tolerance = 2e-5 * (1 + std::fabs(value * scale[at(c)])) + (channels == 1 ? 1e-3 : 0);
+      if (to == Element::bf16) tolerance += std::fabs(wanted) * 0x1p-8;  // half a unit in the last of its 8 places
+      fine &= near(out[at(x * out_pitch + c)], wanted, tolerance);
     }
-    fine &= out[at(x * out_pitch + channels)] == kGuard;
+    fine &= out[at(x * out_pitch + channels)] == guard;
   }
   CHECK_SAYING(fine, std::string(variant.name) + " channels " + std::to_string(channels));
 }
@@ -258,7 +279,10 @@ int main() {
   for (const auto& variant : kNorms)
     if (includes(cpu_isa(), variant.isa))
       for (int64_t channels : {1, 3, 16, 17, 48, 60, 180})
-        for (int64_t pixels : {0, 1, 5, 9}) check_norm(variant, pixels, channels, pixels % 2 == 1, random);
+        for (int64_t pixels : {0, 1, 5, 9})
+          for (Element from : {Element::f32, Element::bf16})
+            for (Element to : {Element::f32, Element::bf16})
+              check_norm(variant, pixels, channels, pixels % 2 == 1, from, to, random);
   for (const auto& variant : kSums)
     if (includes(cpu_isa(), variant.isa))
       for (Element element : {Element::f32, Element::bf16})

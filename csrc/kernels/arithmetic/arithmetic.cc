@@ -4,25 +4,36 @@ namespace fr {
 namespace {
 
 float at(const Operand& operand, int64_t x, int64_t c) {
-  return operand.data[x * operand.pitch + (operand.single ? 0 : c)];
+  const int64_t place = x * operand.pitch + (operand.single ? 0 : c);
+  return operand.element == Element::f32 ? static_cast<const float*>(operand.data)[place]
+                                         : bf16_to_float(static_cast<const Bf16*>(operand.data)[place]);
 }
 
-void affine_ref(const float* scale, const float* shift, int64_t period, const Operand& in, float* out,
-                int64_t out_pitch, int64_t channels, int64_t pixels) {
+template <class F>
+void each(const Result& out, int64_t channels, int64_t pixels, const F& formula) {
   for (int64_t x = 0; x < pixels; ++x)
-    for (int64_t c = 0; c < channels; ++c)
-      out[x * out_pitch + c] = at(in, x, c) * scale[c % period] + shift[c % period];
+    for (int64_t c = 0; c < channels; ++c) {
+      const float value = formula(x, c);
+      if (out.element == Element::f32)
+        static_cast<float*>(out.data)[x * out.pitch + c] = value;
+      else
+        static_cast<Bf16*>(out.data)[x * out.pitch + c] = float_to_bf16(value);
+    }
 }
 
-void multiply_ref(const Operand& a, const Operand& b, float* out, int64_t out_pitch, int64_t channels, int64_t pixels) {
-  for (int64_t x = 0; x < pixels; ++x)
-    for (int64_t c = 0; c < channels; ++c) out[x * out_pitch + c] = at(a, x, c) * at(b, x, c);
+void affine_ref(const float* scale, const float* shift, int64_t period, const Operand& in, const Result& out,
+                int64_t channels, int64_t pixels) {
+  each(out, channels, pixels,
+       [&](int64_t x, int64_t c) { return at(in, x, c) * scale[c % period] + shift[c % period]; });
 }
 
-void add_ref(float scale_a, const Operand& a, float scale_b, const Operand& b, float* out, int64_t out_pitch,
-             int64_t channels, int64_t pixels) {
-  for (int64_t x = 0; x < pixels; ++x)
-    for (int64_t c = 0; c < channels; ++c) out[x * out_pitch + c] = scale_a * at(a, x, c) + scale_b * at(b, x, c);
+void multiply_ref(const Operand& a, const Operand& b, const Result& out, int64_t channels, int64_t pixels) {
+  each(out, channels, pixels, [&](int64_t x, int64_t c) { return at(a, x, c) * at(b, x, c); });
+}
+
+void add_ref(float scale_a, const Operand& a, float scale_b, const Operand& b, const Result& out, int64_t channels,
+             int64_t pixels) {
+  each(out, channels, pixels, [&](int64_t x, int64_t c) { return scale_a * at(a, x, c) + scale_b * at(b, x, c); });
 }
 
 }  // namespace

@@ -4,19 +4,21 @@
 //   otherwise  out = in / sqrt(variance + epsilon) * scale[channel] + shift[channel]
 //
 // The variance is the mean square of what differs from the mean, in a second pass over the pixel. out may be in, of the
-// same pitch. The number of pixels may be 0.
+// same pitch and element. The number of pixels may be 0.
 #pragma once
 #include <cstdint>
 
+#include "base/bfloat16.h"
 #include "base/isa.h"
 
 namespace fr {
 
 struct LayerNormRow {
-  const float* in = nullptr;
-  int64_t in_pitch = 0;  // floats from pixel to pixel
-  float* out = nullptr;
+  const void* in = nullptr;
+  int64_t in_pitch = 0;  // values from pixel to pixel
+  void* out = nullptr;
   int64_t out_pitch = 0;
+  Element in_element = Element::f32, out_element = Element::f32;  // or bf16
   int64_t pixels = 0, channels = 0;
   const float* scale = nullptr;  // [channels]
   const float* shift = nullptr;
