@@ -167,8 +167,7 @@ def ncnn(plain: Plain, image: np.ndarray, threads: int, precision: str) -> Peer:
         raise Skipped("our conversion to ncnn knows convolutional networks only")
     net = library.Net()
     net.opt.num_threads = threads
-    net.opt.use_fp16_packed = net.opt.use_fp16_storage = net.opt.use_fp16_arithmetic = False
-    net.opt.use_bf16_storage = precision == "bfloat16"
+    net.opt.use_fp16_packed = net.opt.use_fp16_storage = net.opt.use_fp16_arithmetic = net.opt.use_bf16_storage = False
     net.opt.use_winograd_convolution = net.opt.use_sgemm_convolution = net.opt.use_packing_layout = True
     pools = library.UnlockedPoolAllocator(), library.PoolAllocator()
     net.opt.blob_allocator, net.opt.workspace_allocator = pools
@@ -188,7 +187,7 @@ def ncnn(plain: Plain, image: np.ndarray, threads: int, precision: str) -> Peer:
 
     run.keeps = pools
     settings = {"num_threads": threads, "winograd": True, "packing": True, "pool allocators": True}
-    return Peer(run, settings | {"bf16 storage": net.opt.use_bf16_storage, "fp16": False})
+    return Peer(run, settings | {"bf16 storage": False, "fp16": False})
 
 
 def opencv(plain: Plain, image: np.ndarray, threads: int, precision: str) -> Peer:
@@ -282,7 +281,7 @@ class Backend:
 
 QUANTISATION = "QDQ, u8 inputs by range, s8 weights by channel"
 PEERS = {
-    "ncnn": Backend("ncnn", ncnn, ("ncnn",)),
+    "ncnn": Backend("ncnn", ncnn, ("ncnn",), ("float32",)),  # it only stores bfloat16, and is slower so
     "OpenVINO": Backend("openvino", openvino, ("openvino", "onnx"), ("float32", "bfloat16", "int8")),
     "ONNX Runtime": Backend("onnxruntime", onnx_runtime, ("onnxruntime", "onnx"), ("float32", "int8")),
     "OpenCV": Backend("opencv", opencv, ("opencv-python-headless", "onnx"), ("float32",)),
@@ -305,7 +304,7 @@ def missing(peer: str, precision: str, isa: str = "") -> str | None:
     """Why this peer cannot take part, or None."""
     backend = PEERS[peer]
     if precision not in backend.precisions:
-        return f"has no {precision}"
+        return f"has no {precision} arithmetic"
     if isa and not backend.held:
         return f"cannot be held to {isa}"
     absent = [name for name in backend.packages if version(name) is None]

@@ -119,7 +119,7 @@ def test_peers_are_chosen_and_missing_ones_named(monkeypatch):
     assert peers.chosen("all") == list(PEERS) and peers.chosen("none") == []
     with pytest.raises(ValueError, match="unknown peers: caffe"):
         peers.chosen("caffe")
-    assert peers.missing("ONNX Runtime", "bfloat16") == "has no bfloat16"
+    assert peers.missing("ONNX Runtime", "bfloat16") == "has no bfloat16 arithmetic"
     assert peers.missing("ncnn", "float32", "avx2") in ("cannot be held to avx2",)
     monkeypatch.setattr(peers, "version", lambda package: None)
     assert peers.missing("OpenVINO", "float32") == "openvino, onnx is not installed"
