@@ -58,7 +58,7 @@ def test_near_float32(model, ranges):
 
 
 @pytest.mark.parametrize("isa", ISAS)
-def test_exact_in_any_cut_on_every_instruction_set(plan, tmp_path, isa):
+def test_exact_in_any_cut_on_every_instruction_set(model, plan, tmp_path, isa):
     path = tmp_path / "m.frp"
     plan.save(path)
     try:
@@ -69,8 +69,9 @@ def test_exact_in_any_cut_on_every_instruction_set(plan, tmp_path, isa):
     for threads, memory in ((2, None), (3, "8MiB")):
         cut = loaded.session(threads=threads, memory=memory).run(picture(3), sigma=25.0, clip=False)
         np.testing.assert_array_equal(cut, whole)
-    # What is wide rounds as the instruction set does, and may put a value on the next level: both are as near float32.
-    assert fr.metrics.psnr(whole, plan.session(threads=1).run(picture(3), sigma=25.0, clip=False)) > 43
+    # What is wide rounds as the instruction set does, and may put a value on the next level.
+    wide = fr.compile(model, isa=isa).session(threads=1).run(picture(3), sigma=25.0, clip=False)
+    assert fr.metrics.psnr(whole, wide) > 45
 
 
 def test_first_and_last_convolution_stay_wide():

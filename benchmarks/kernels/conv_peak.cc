@@ -157,8 +157,8 @@ int benchmark(const char* part, int rounds) {
     std::vector<std::unique_ptr<Candidate>> candidates;
     for (const ConvVariant& variant : conv_variants()) {
       const ConvSpec s = spec_of(shape);
-      if (variant.isa == Isa::none || !includes(cpu_isa(), variant.isa) || reads_bf16(variant.algorithm))
-        continue;
+      if (variant.isa == Isa::none || !includes(cpu_isa(), variant.isa)) continue;
+      if (reads_bf16(variant.algorithm) || variant.algorithm == ConvAlgorithm::int8_direct) continue;  // not of floats
       if (!conv_supports(s, variant.algorithm) || (variant.algorithm == ConvAlgorithm::grouped) != (shape.groups > 1))
         continue;
       if (line_name(shape, variant.name).find(part) == std::string::npos) continue;
