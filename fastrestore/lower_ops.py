@@ -195,7 +195,7 @@ def square(walk, node, x):
 
 def activate(walk, node, x, curve: str, values: tuple[float, ...] = (), slope: Tensor | None = None):
     conv = walk.sole_source(node, 0)
-    if curve in ("relu", "leaky_relu") and conv is not None and conv.method in CONVOLUTIONS:
+    if curve in ("relu", "leaky_relu", "gelu") and conv is not None and conv.method in CONVOLUTIONS:
         a = conv.arguments
         if a["activation"] == "none" and a["scale"] == 1.0:
             slope = values[0] if values else 0.0

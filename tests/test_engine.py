@@ -323,6 +323,14 @@ class TestForeignModules:
         plan = self.check(body, picture(20, 23))
         assert [step["op"] for step in plan.steps] == ["input", "conv2d", "conv2d"]
 
+    def test_gelu_fuses(self):
+        body = nn.Sequential(
+            nn.Conv2d(3, 40, 3, padding=1), nn.GELU(), nn.Conv2d(40, 20, 1), nn.GELU(), nn.Conv2d(20, 3, 1)
+        )
+        plan = self.check(body, 4 * picture(20, 23) - 2)
+        assert [step["op"] for step in plan.steps] == ["input", "conv2d", "conv2d", "conv2d"]
+        assert [step["conv"]["activation"] for step in plan.steps[1:]] == ["gelu", "gelu", "none"]
+
     def test_residuals_scaling_and_concat(self):
         class Net(nn.Module):
             def __init__(self):

@@ -113,9 +113,10 @@ __device__ __forceinline__ int edge_pixel(Edge edge, int i, int size) {
 // The end of every convolution, for one value.
 struct Epilogue {
   float slope, scale;  // slope: of negative values; 1 is the identity, 0 relu
-  bool residual_first;
+  bool residual_first, gelu;
 
   __device__ __forceinline__ float activate(float v) const {
+    if (gelu) return v * fmaf(0.5f, erff(v * 0.707106781f), 0.5f) * scale;
     const float low = slope == 0.0f ? 0.0f : slope * v;
     return (v < 0.0f ? low : v) * scale;
   }
@@ -128,7 +129,7 @@ inline Epilogue make_epilogue(const ConvSpec& spec) {
   const float slope = spec.activation == Activation::none   ? 1.0f
                       : spec.activation == Activation::relu ? 0.0f
                                                             : spec.slope;
-  return {slope, spec.scale, spec.residual == Residual::before_activation};
+  return {slope, spec.scale, spec.residual == Residual::before_activation, spec.activation == Activation::gelu};
 }
 
 // Eight staged values of a pixel with the residual at `from`; channels from `valid` on become 0.

@@ -141,7 +141,8 @@ Activation parse_activation(const std::string& name) {
   if (name == "none") return Activation::none;
   if (name == "relu") return Activation::relu;
   if (name == "leaky_relu") return Activation::leaky_relu;
-  throw std::invalid_argument("unknown activation '" + name + "': use none, relu or leaky_relu");
+  if (name == "gelu") return Activation::gelu;
+  throw std::invalid_argument("unknown activation '" + name + "': use none, relu, leaky_relu or gelu");
 }
 
 Border parse_border(const std::string& name) {

@@ -21,8 +21,10 @@ void require(bool fine, const std::string& message) {
 template <class Enum>
 using Names = std::vector<std::pair<const char*, Enum>>;
 
-const Names<Activation> kActivations = {
-    {"none", Activation::none}, {"relu", Activation::relu}, {"leaky_relu", Activation::leaky_relu}};
+const Names<Activation> kActivations = {{"none", Activation::none},
+                                        {"relu", Activation::relu},
+                                        {"leaky_relu", Activation::leaky_relu},
+                                        {"gelu", Activation::gelu}};
 const Names<Residual> kResiduals = {{"none", Residual::none},
                                     {"before_activation", Residual::before_activation},
                                     {"after_scale", Residual::after_scale}};

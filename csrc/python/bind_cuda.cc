@@ -58,7 +58,8 @@ Activation parse_activation(const std::string& name) {
   if (name == "none") return Activation::none;
   if (name == "relu") return Activation::relu;
   if (name == "leaky_relu") return Activation::leaky_relu;
-  throw std::invalid_argument("cuda: an activation is none, relu or leaky_relu, got '" + name + "'");
+  if (name == "gelu") return Activation::gelu;
+  throw std::invalid_argument("cuda: an activation is none, relu, leaky_relu or gelu, got '" + name + "'");
 }
 
 ConvPath parse_path(const std::string& name) {

@@ -19,6 +19,8 @@ const char* name_of(Activation activation) {
       return "relu";
     case Activation::leaky_relu:
       return "leaky_relu";
+    case Activation::gelu:
+      return "gelu";
   }
   return "";
 }

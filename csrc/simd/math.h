@@ -107,4 +107,9 @@ FR_INLINE Vec erf(Vec x) {
   return t < broadcast(0.925f) ? small : copy_sign(large, x);
 }
 
+FR_INLINE Vec gelu(Vec x) {
+  const Vec half = broadcast(0.5f);
+  return x * fma(half, erf(x * broadcast(0.707106781f)), half);
+}
+
 }  // namespace fr::FR_ISA

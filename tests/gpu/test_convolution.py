@@ -39,7 +39,7 @@ def truth(x, weight, bias, residual, *, stride, padding, dilation, groups, trans
     y = y.permute(0, 2, 3, 1)
     if residual is not None and first:
         y = y + residual.double()
-    y = {"none": y, "relu": y.relu(), "leaky_relu": F.leaky_relu(y, slope)}[act] * scale
+    y = {"none": y, "relu": y.relu(), "leaky_relu": F.leaky_relu(y, slope), "gelu": F.gelu(y)}[act] * scale
     return y if residual is None or first else y + residual.double()
 
 
@@ -114,7 +114,7 @@ EPILOGUES = [
     dict(act="none", bias=False),
     dict(act="leaky_relu", scale=-0.5, residual="last"),
     dict(act="relu", residual="first", scale=2.0),
-    dict(act="none", residual="last"),
+    dict(act="gelu", residual="last"),
 ]
 
 

@@ -153,6 +153,7 @@ double exact_value(const Case& c, int64_t y, int64_t x, int64_t co) {
   if (s.residual == Residual::before_activation) sum += residual;
   if (s.activation == Activation::relu && sum < 0) sum = 0;
   if (s.activation == Activation::leaky_relu && sum < 0) sum *= s.slope;
+  if (s.activation == Activation::gelu) sum *= 0.5 + 0.5 * std::erf(sum / std::sqrt(2.0));
   sum *= s.scale;
   return s.residual == Residual::after_scale ? sum + residual : sum;
 }
@@ -214,7 +215,7 @@ ConvSpec random_spec(Random& random, ConvAlgorithm algorithm) {
       s.out_channels = s.groups * pick(random, {1, 3, 4, 16, 19});
     }
   }
-  s.activation = static_cast<Activation>(random() % 3);
+  s.activation = static_cast<Activation>(random() % 4);
   s.slope = 0.2f;
   s.scale = random() % 2 == 0 ? 1.0f : 0.7f;
   s.residual = static_cast<Residual>(random() % 3);
@@ -336,7 +337,7 @@ void test_cut_memory(const ConvVariant& variant, Random& random) {
 // A value that is not finite reaches exactly the outputs that see it (Winograd: whole tiles), as NaN through
 // relu as well.
 void test_not_finite(const ConvVariant& variant, Random& random) {
-  for (Activation activation : {Activation::none, Activation::relu, Activation::leaky_relu})
+  for (Activation activation : {Activation::none, Activation::relu, Activation::leaky_relu, Activation::gelu})
     for (float value : {kNan, kInfinity}) {
       ConvSpec s;
       s.in_channels = s.out_channels = 20;

@@ -103,7 +103,7 @@ Case random_case(Random& random, Element in_element) {
   s.pad_top = within(random, 0, (s.kernel_h - 1) * s.dilation_h);
   s.pad_left = within(random, 0, (s.kernel_w - 1) * s.dilation_w);
   if (random() % 3 == 0) s.pad_top = s.pad_left = s.kernel_h / 2 * (s.kernel_h == s.kernel_w);
-  s.activation = static_cast<Activation>(random() % 3);
+  s.activation = static_cast<Activation>(random() % 4);
   s.slope = 0.125f;
   s.residual = static_cast<Residual>(random() % 3);
   if (random() % 3 == 0) s.scale = 0.5f;
@@ -199,6 +199,7 @@ Exact exact(const Case& c, int64_t y, int64_t x, int64_t co) {
   if (s.residual == Residual::before_activation) sum += residual;
   if (s.activation == Activation::relu) sum = std::max(sum, 0.0);
   if (s.activation == Activation::leaky_relu && sum < 0) sum *= s.slope;
+  if (s.activation == Activation::gelu) sum *= 0.5 + 0.5 * std::erf(sum / std::sqrt(2.0));
   sum *= s.scale;
   if (s.residual == Residual::after_scale) sum += residual;
   return {sum, magnitude + std::fabs(residual)};

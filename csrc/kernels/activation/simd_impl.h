@@ -47,7 +47,7 @@ FR_INLINE Vec softplus(Vec v, Vec beta, Vec threshold) {
 }
 
 void run(const CurveSpec& spec, const Row& row) {
-  const Vec a = broadcast(spec.a), b = broadcast(spec.b), c = broadcast(spec.c), half = broadcast(0.5f);
+  const Vec a = broadcast(spec.a), b = broadcast(spec.b), c = broadcast(spec.c);
   switch (spec.curve) {
     case Curve::relu:
       return each<false>(row, [](Vec v, Vec) { return relu(v); });
@@ -76,7 +76,7 @@ void run(const CurveSpec& spec, const Row& row) {
     case Curve::mish:
       return each<false>(row, [](Vec v, Vec) { return mish(v); });
     case Curve::gelu:
-      return each<false>(row, [half](Vec v, Vec) { return v * fma(half, erf(v * broadcast(0.707106781f)), half); });
+      return each<false>(row, [](Vec v, Vec) { return gelu(v); });
     case Curve::gelu_tanh:  // (1 + tanh(u)) / 2 is sigmoid(2 u)
       return each<false>(row, [](Vec v, Vec) {
         const Vec u = v * fma(v * v, broadcast(2.0f * 0.0356774081f), broadcast(2.0f * 0.797884561f));

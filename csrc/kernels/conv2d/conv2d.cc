@@ -1,5 +1,6 @@
 #include "kernels/conv2d/conv2d.h"
 
+#include <cmath>
 #include <stdexcept>
 #include <string>
 
@@ -133,6 +134,7 @@ void finish_value(const ConvSpec& s, const ConvBand& band, int64_t row, int64_t 
   if (s.residual == Residual::before_activation) sum += residual;
   if (s.activation == Activation::relu && sum < 0.0f) sum = 0.0f;
   if (s.activation == Activation::leaky_relu && sum < 0.0f) sum *= s.slope;
+  if (s.activation == Activation::gelu) sum *= 0.5f + 0.5f * std::erf(sum * 0.707106781f);
   sum *= s.scale;
   if (s.residual == Residual::after_scale) sum += residual;
   const int64_t place = (x - band.out_begin) * band.out_pitch + co;

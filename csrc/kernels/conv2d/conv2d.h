@@ -16,7 +16,7 @@
 
 namespace fr {
 
-enum class Activation : int32_t { none, relu, leaky_relu };  // NaN stays NaN
+enum class Activation : int32_t { none, relu, leaky_relu, gelu };  // NaN stays NaN; gelu: by erf
 enum class Residual : int32_t { none, before_activation, after_scale };
 // Those that begin with bf16 read bfloat16 images only, whose pixels are padded to whole tiles of 32 channels;
 // int8_direct reads images of 8 bits only (kernels/conv2d_int8).

@@ -2,6 +2,7 @@
 #pragma once
 #include "kernels/conv2d/conv2d.h"
 #include "simd/levels.h"
+#include "simd/math.h"
 #include "simd/vec.h"
 
 namespace fr::FR_ISA {
@@ -116,6 +117,11 @@ FR_INLINE void store_tile_levels(const Vec (&sum)[kPixels][kVectors], float leas
   }
 }
 
+// In memory and in a loop: it takes long enough, and would be most of every kernel's code.
+static __attribute__((noinline, unused)) void gelu_all(Vec* values, int count) {
+  for (int i = 0; i < count; ++i) values[i] = gelu(values[i]);
+}
+
 // A stage that is not wanted costs one branch per tile, not one per vector.
 template <int kPixels, int kVectors>
 FR_INLINE void finish(Vec (&sum)[kPixels][kVectors], const ConvSpec& spec, const Target& target) {
@@ -132,6 +138,19 @@ FR_INLINE void finish(Vec (&sum)[kPixels][kVectors], const ConvSpec& spec, const
     for (int m = 0; m < kPixels; ++m) {
       FR_UNROLL
       for (int n = 0; n < kVectors; ++n) sum[m][n] = leaky_relu(sum[m][n], slope);
+    }
+  } else if (spec.activation == Activation::gelu) {
+    Vec copy[kPixels][kVectors];  // sum itself stays in registers
+    FR_UNROLL
+    for (int m = 0; m < kPixels; ++m) {
+      FR_UNROLL
+      for (int n = 0; n < kVectors; ++n) copy[m][n] = sum[m][n];
+    }
+    gelu_all(copy[0], kPixels * kVectors);
+    FR_UNROLL
+    for (int m = 0; m < kPixels; ++m) {
+      FR_UNROLL
+      for (int n = 0; n < kVectors; ++n) sum[m][n] = copy[m][n];
     }
   }
   if (spec.scale != 1.0f) {

@@ -55,7 +55,8 @@ FR_INLINE Factors make_factors(const PackedConv& packed, const ConvBand& band, i
   const ConvSpec& spec = packed.spec;
   const int64_t lanes = (spec.out_channels + kWidth - 1) / kWidth * kWidth;
   const bool levels = band.out_element == Element::u8 && spec.residual == Residual::none &&
-                      spec.activation != Activation::leaky_relu && spec.scale == 1.0f;
+                      (spec.activation == Activation::none || spec.activation == Activation::relu) &&
+                      spec.scale == 1.0f;
   const float zero = static_cast<float>(band.out_levels.zero);
   const Vec inverse = broadcast(1.0f / band.out_levels.scale);
   for (int64_t n = 0; n < vectors; ++n) {
