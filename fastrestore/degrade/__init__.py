@@ -8,6 +8,7 @@ from fastrestore.degrade.handheld import Handheld, handheld
 from fastrestore.degrade.jpeg import Jpeg, jpeg
 from fastrestore.degrade.moire import Moire, moire
 from fastrestore.degrade.motion import Motion, Turn, motion, turn
+from fastrestore.degrade.moving import MovingMoire, Shaken, moving_moire, shaken
 from fastrestore.degrade.noise import noise
 from fastrestore.degrade.sensor import Sensor, sensor
 
@@ -20,8 +21,11 @@ KINDS: dict[str, Callable] = {
     "sensor": sensor,
     "turn": turn,
 }
+# Those of a clip from one picture: CLIPS[kind](picture, frames, seed=...) gives .image and .clean [T, H, W, C].
+CLIPS: dict[str, Callable] = {"moving-moire": moving_moire, "shaken": shaken}
 
 __all__ = [
+    "CLIPS",
     "KINDS",
     "Blur",
     "Handheld",
@@ -29,7 +33,9 @@ __all__ = [
     "LowDose",
     "Moire",
     "Motion",
+    "MovingMoire",
     "Sensor",
+    "Shaken",
     "Turn",
     "blur",
     "handheld",
@@ -38,7 +44,9 @@ __all__ = [
     "make_kernel",
     "moire",
     "motion",
+    "moving_moire",
     "noise",
     "sensor",
+    "shaken",
     "turn",
 ]

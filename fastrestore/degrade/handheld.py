@@ -3,6 +3,7 @@ frame gathers light while its shutter is open.  Blurred and sharp frame are alig
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -62,6 +63,12 @@ class Handheld:
             visit=(visit * math.cos(away), visit * math.sin(away)),
         )
 
+    def at(self, time: float) -> tuple[np.ndarray, float, float]:
+        """Where the camera looks at a time, against time 0: pixels along x and y, degrees, and change of scale."""
+        turns = 2 * math.pi * (time / self.period + self.phase), 2 * math.pi * (time / self.period - self.phase) + 1
+        move = np.array(self.drift) * time + np.array(self.sway) * np.sin(turns)
+        return move, self.turn * time, (1 + self.zoom) ** time
+
 
 class HandheldResult(NamedTuple):
     image: np.ndarray  # what the camera records, float32 [T, side, side, C] in [0, 1]
@@ -89,33 +96,45 @@ def handheld(
     rng = np.random.default_rng(seed)
     if parameters is None:
         parameters = Handheld.random(rng)
-    other = picture[::-1] if visitor is None else checked("degrade.handheld", visitor)
-    start = [rng.uniform(0.2, 0.8) * size for size in (picture.shape[1], picture.shape[0])]
-    place = [rng.uniform(0.2, 0.8) * side for _ in range(2)]
-    times = np.arange(frames) - (frames - 1) / 2  # the part is in its place in the middle of the clip
-
-    def seen(time: float) -> np.ndarray:
-        frame = _view(picture, _camera(parameters, start, time, side), side)
-        return _with_visitor(frame, other, parameters, place, time) if parameters.visitor else frame
-
+    seen = scene(picture, side, parameters, visitor, rng)
+    times = instants(frames)
     clean = np.stack([seen(time) for time in times])
     if not parameters.exposure:
         return HandheldResult(clean, clean, parameters)
     samples = 2 * math.ceil(SAMPLES * parameters.exposure / 2) + 1
-    instants = parameters.exposure * ((np.arange(samples) + 0.5) / samples - 0.5)
-    light = [np.mean([seen(time + instant) ** GAMMA for instant in instants], 0) for time in times]
+    open_for = parameters.exposure * ((np.arange(samples) + 0.5) / samples - 0.5)
+    light = [np.mean([seen(time + instant) ** GAMMA for instant in open_for], 0) for time in times]
     return HandheldResult(np.stack(light).astype(np.float32) ** np.float32(1 / GAMMA), clean, parameters)
 
 
-def _camera(p: Handheld, start: list[float], time: float, side: int) -> np.ndarray:
+def instants(frames: int) -> np.ndarray:
+    """The frames' times, 0 in the middle of the clip, where the camera looks at its part."""
+    return np.arange(frames) - (frames - 1) / 2
+
+
+def scene(
+    picture: np.ndarray, side: int, p: Handheld, visitor: np.ndarray | None, rng: np.random.Generator
+) -> Callable[..., np.ndarray]:
+    """seen(time, offset) -> what the camera sees at a time, pushed aside by so many pixels along x and y: float32
+    [side, side, C] in [0, 1].  picture: as checked() returns it; the other arguments are handheld's."""
+    other = picture[::-1] if visitor is None else checked("degrade.handheld", visitor)
+    start = np.array([rng.uniform(0.2, 0.8) * size for size in (picture.shape[1], picture.shape[0])])
+    place = [rng.uniform(0.2, 0.8) * side for _ in range(2)]
+
+    def seen(time: float, offset: tuple[float, float] = (0.0, 0.0)) -> np.ndarray:
+        frame = _view(picture, _camera(p, start + p.scale * np.array(offset), time, side), side)
+        return _with_visitor(frame, other, p, place, time) if p.visitor else frame
+
+    return seen
+
+
+def _camera(p: Handheld, start: np.ndarray, time: float, side: int) -> np.ndarray:
     """From the result's pixels to the picture's: float64 [2, 3]."""
-    sway = math.sin(2 * math.pi * (time / p.period + p.phase)), math.sin(2 * math.pi * (time / p.period - p.phase) + 1)
-    scale = p.scale * (1 + p.zoom) ** time
-    angle = math.radians(p.turn * time)
+    move, degrees, zoom = p.at(time)
+    scale, angle = p.scale * zoom, math.radians(degrees)
     turned = scale * np.array([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]])
-    moved = np.array(start) + p.scale * (np.array(p.drift) * time + np.array(p.sway) * sway)
     middle = np.full(2, (side - 1) / 2)
-    return np.column_stack([turned, moved - turned @ middle])
+    return np.column_stack([turned, start + p.scale * move - turned @ middle])
 
 
 def _view(picture: np.ndarray, camera: np.ndarray, side: int) -> np.ndarray:
@@ -129,7 +148,7 @@ def _with_visitor(frame: np.ndarray, other: np.ndarray, p: Handheld, place: list
     side = frame.shape[0]
     x, y = (at + speed * time for at, speed in zip(place, p.visit, strict=True))
     content = replace(p, drift=(0.0, 0.0), sway=(0.0, 0.0), turn=0.0, zoom=0.0)
-    camera = _camera(content, [other.shape[1] / 2, other.shape[0] / 2], 0.0, side)
+    camera = _camera(content, np.array([other.shape[1] / 2, other.shape[0] / 2]), 0.0, side)
     camera[:, 2] += camera[:, :2] @ (np.array([side / 2, side / 2]) - (x, y))
     rows, columns = np.ogrid[:side, :side]
     inside = (p.visitor * side / 2 - np.hypot(columns - x, rows - y) + 0.5).clip(0, 1)  # a pixel of soft edge

@@ -112,20 +112,34 @@ def moire(
     rng = np.random.default_rng(seed)
     if parameters is None:
         parameters = Moire.random(rng)
-    grey = picture.shape[2] == 1
-    if grey:
-        picture = np.repeat(picture, 3, 2)
-    height, width = picture.shape[:2]
-    camera = max(2, round(height * parameters.oversampling)), max(2, round(width * parameters.oversampling))
-    raw = _expose(picture, camera, parameters)
-    raw += sensor_deviation(raw, parameters.gain, parameters.read_noise) * rng.standard_normal(raw.shape, np.float32)
-    photo = _develop(raw, (height, width), parameters)
-    x, y = _positions((height, width), (height, width), parameters, slice(0, height), slice(0, width))
-    border = cv2.BORDER_REFLECT_101 if min(height, width) > 1 else cv2.BORDER_REPLICATE  # of one pixel, it never ends
-    clean = cv2.remap(picture, x, y, cv2.INTER_CUBIC, borderMode=border).clip(0, 1).reshape(picture.shape)
-    if grey:
-        photo, clean = (np.ascontiguousarray(part.mean(2, keepdims=True)) for part in (photo, clean))
+    photo, clean = photograph(picture, lit_screen(picture, parameters), parameters, rng)
     return MoireResult(photo.reshape(image.shape), clean.reshape(image.shape), parameters)
+
+
+def lit_screen(picture: np.ndarray, p: Moire) -> np.ndarray:
+    """The light of the screen's pixels, without the grid, linear: float32 [rows, columns, 3]."""
+    height, width = picture.shape[:2]
+    density = p.pitch * p.oversampling * p.zoom  # screen pixels a picture pixel
+    shown = max(1, round(width * density)), max(1, round(height * density))
+    scaled = cv2.resize(picture, shown, interpolation=cv2.INTER_AREA if density < 1 else cv2.INTER_CUBIC)
+    return np.broadcast_to(scaled.reshape(*shown[::-1], -1), (*shown[::-1], 3)).clip(0, 1) ** GAMMA
+
+
+def photograph(
+    picture: np.ndarray, screen: np.ndarray, p: Moire, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """The photograph of a lit screen, and the picture as it stands there: both float32 [H, W, C], as the picture."""
+    height, width, channels = picture.shape
+    camera = max(2, round(height * p.oversampling)), max(2, round(width * p.oversampling))
+    raw = _expose(screen, (height, width), camera, p)
+    raw += sensor_deviation(raw, p.gain, p.read_noise) * rng.standard_normal(raw.shape, np.float32)
+    photo = _develop(raw, (height, width), p)
+    if channels == 1:
+        photo = photo.mean(2, keepdims=True)
+    x, y = _positions((height, width), (height, width), p, slice(0, height), slice(0, width))
+    border = cv2.BORDER_REFLECT_101 if min(height, width) > 1 else cv2.BORDER_REPLICATE  # of one pixel, it never ends
+    clean = cv2.remap(picture, x, y, cv2.INTER_CUBIC, borderMode=border).clip(0, 1)
+    return photo, clean.reshape(picture.shape)
 
 
 def _positions(
@@ -149,13 +163,12 @@ def _positions(
     return x.astype(np.float32), y.astype(np.float32)
 
 
-def _expose(picture: np.ndarray, camera: tuple[int, int], p: Moire) -> np.ndarray:
-    """Light on the camera's pixels behind their colour filters (red, green / green, blue), linear, float32 [H, W]."""
-    height, width = picture.shape[:2]
-    density = p.pitch * p.oversampling * p.zoom  # screen pixels a picture pixel
-    shown = max(1, round(height * density)), max(1, round(width * density))
-    area = cv2.INTER_AREA if density < 1 else cv2.INTER_CUBIC
-    screen = cv2.resize(picture, shown[::-1], interpolation=area).clip(0, 1) ** GAMMA
+def _expose(screen: np.ndarray, size: tuple[int, int], camera: tuple[int, int], p: Moire) -> np.ndarray:
+    """Light on the camera's pixels behind their colour filters (red, green / green, blue), linear, float32 [H, W].
+
+    size: rows and columns of the result, camera: of the sensor.
+    """
+    (height, width), shown = size, screen.shape[:2]
     mask = _mask(p.layout, p.contrast)
     spread = p.defocus * p.pitch * CELL  # of the blur, in fine samples
     margin = 2 + math.ceil(4 * spread / CELL)  # OpenCV cuts a Gaussian of floats off there
@@ -164,7 +177,7 @@ def _expose(picture: np.ndarray, camera: tuple[int, int], p: Moire) -> np.ndarra
         for left in range(0, camera[1], BLOCK):
             rows = slice(top, min(top + BLOCK, camera[0]))
             columns = slice(left, min(left + BLOCK, camera[1]))
-            x, y = _positions(camera, (height, width), p, rows, columns)
+            x, y = _positions(camera, size, p, rows, columns)
             x = (x + 0.5) * (shown[1] / width) - 0.5  # from here on in screen pixels
             y = (y + 0.5) * (shown[0] / height) - 0.5
             x0, y0 = (math.floor(axis.min() - margin) // 2 * 2 for axis in (x, y))  # where a period of the mask begins
