@@ -15,7 +15,7 @@ import torch
 from PIL import Image as PilImage
 from torch import Tensor, nn
 
-from fastrestore import align, burst, dicom, engine, estimate, geo, pieces, sinks, sources, stream, zoo
+from fastrestore import align, burst, dicom, engine, estimate, geo, models, pieces, sinks, sources, stream, zoo
 from fastrestore import image as images
 from fastrestore.errors import ImageError, UnsupportedOperator
 from fastrestore.tiled import TiledModel
@@ -70,6 +70,9 @@ class Restorer:
             self._channels, self._takes_sigma = self._runner.channels, self._runner.takes_sigma
             path = f"torch, because {error}"
         self._path, self._memory = path, memory
+        self._fusion: engine.Plan | None = None  # of a recurrent model whose two parts are plans
+        if isinstance(module, models.RecurrentUNet):
+            self._fusion = engine.compile(module.fusion, precision)
         self._module = module
         self._precision = "float32" if precision == "auto" else precision
         self._noise_level: Callable[[np.ndarray], float] = estimate.noise_level
@@ -190,12 +193,15 @@ class Restorer:
         self, shots: Sequence[Any], sigma: float | None, strength: float, clip: bool, reference: int | None
     ) -> tuple[Any, int, list[str]]:
         """The restored picture, the index of the reference, and a sentence for each shot that is left out."""
-        if not stream.is_recurrent(self._module):
+        for_bursts = isinstance(self._module, models.BurstUNet)
+        if not for_bursts and not stream.is_recurrent(self._module):
             raise ValueError(f"{self.name} restores single pictures: a burst needs a model for bursts")
         outlines = [align.outline(_colours(shot)) for shot in shots]
         reference, others, notices = burst.chosen(outlines, reference)
         session = Stream(self)
-        for index in others:  # the state that they leave is carried to the reference, which comes last
+        if for_bursts and others:
+            session._runner = burst.BurstRunner(self._module.fusion, self._runner, self._memory)
+        for index in others:  # what they leave is carried to the reference, which comes last
             session.watch(shots[index], sigma)
         return session(shots[reference], sigma, strength, clip), reference, notices
 
@@ -447,9 +453,12 @@ class Stream(Restorer):
     def __init__(self, restorer: Restorer):
         vars(self).update(vars(restorer))
         self._noise_level = stream.NoiseLevel()
-        if stream.is_recurrent(self._module):
-            self._runner = stream.RecurrentRunner(self._module, self._memory, self._precision)
-            self._path = "torch, because no plan is made of a recurrent step yet"
+        if self._fusion is not None:
+            alone = self._runner.plan
+            self._runner = stream.PlanRunner(alone, self._fusion, self._memory, self._runner.threads)
+        elif stream.is_recurrent(self._module):
+            self._runner = stream.TiledRunner(self._module, self._memory, self._precision)
+            self._path = f"torch, because {stream.NO_PLAN}"
 
     def watch(self, image: np.ndarray | PilImage.Image | Tensor, sigma: float | None = None) -> None:
         """Takes note of the next frame of a recurrent model's stream, whose result nobody needs: less work."""

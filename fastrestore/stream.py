@@ -1,9 +1,10 @@
-"""Streams: a recurrent module run frame after frame over tiles, with the state that goes from one to the next.
+"""Streams: a recurrent module run frame after frame, with the state that goes from one to the next.
 
-Over PyTorch: plans keep states, but nothing makes one of a model's `step` yet.  The state's size depends on the frame's
-alone, so an hour takes no more memory than a second; each frame is computed in tiles within the budget.
+Where the module is a U-Net with a fusion behind it, both run as plans; a module with a `step` of its own runs over
+PyTorch in tiles.  The state's size depends on the frame's alone, so an hour takes no more memory than a second.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -12,7 +13,7 @@ import torch
 from torch import nn
 
 from fastrestore import align, estimate
-from fastrestore.engine import parse_memory
+from fastrestore.engine import Plan, Session, parse_memory
 from fastrestore.errors import ImageError, MemoryBudgetError
 from fastrestore.layers import State, carried
 from fastrestore.tiled import Tile, tiles
@@ -21,6 +22,7 @@ BYTES_PER_PIXEL = 640  # of a tile while a step runs; measured 475 to 561 with w
 Put = Callable[[Tile, np.ndarray, np.ndarray], None]  # a tile, what came and what was restored of its core
 Progress = Callable[[float], object]
 
+NO_PLAN = "no plan divides images by images, as the filter over time does"  # FusionUNet's step
 ESTIMATE_EVERY = 24  # frames between two estimates of the noise level, whose mean is used
 
 
@@ -29,22 +31,18 @@ def is_recurrent(module: nn.Module | None) -> bool:
     return hasattr(module, "step")
 
 
-class RecurrentRunner:
-    """One stream through a recurrent module, with Session.run's signature: the next frame in, its result out.
+class Runner(ABC):
+    """One stream, with Session.run's signature: the next frame in, its result out.
 
     A frame that shows another scene than the one before begins anew, without a state.
     """
 
-    def __init__(self, module: nn.Module, memory: int | str | None = None, precision: str = "float32"):
-        self.module, self.memory, self.precision = module, parse_memory(memory), precision
+    def __init__(self):
         self.cuts = 0  # scene changes so far
         self._state: State | None = None
-        self._outline: np.ndarray | None = None  # of the frame that the state belongs to
+        self._outline: np.ndarray | None = None  # of what the flow is found in, of the frame that the state belongs to
 
-    @property
-    def info(self) -> dict[str, Any]:
-        return {"device": "cpu", "isa": "torch", "precision": self.precision, "tiled": True}
-
+    @abstractmethod
     def run(
         self,
         image: np.ndarray,
@@ -59,6 +57,127 @@ class RecurrentRunner:
         Raises ImageError for a frame of another size than the stream's, MemoryBudgetError if the state and the
         smallest tile do not fit.  The state then stays that of the last whole frame.
         """
+
+    @abstractmethod
+    def watch(self, image: np.ndarray, sigma: float | None = None) -> None:
+        """Takes note of the next frame, whose result nobody needs.  The arguments and errors are run's."""
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """The state as arrays, from which `resume` goes on to the same bits; empty before the first frame."""
+        if self._state is None:
+            return {}
+        return {"outline": self._outline} | {name: part.numpy() for name, part in self._state._asdict().items()}
+
+    def resume(self, arrays: Mapping[str, np.ndarray]) -> None:
+        """Goes on from what `arrays` gave."""
+        self._outline = arrays.get("outline")
+        parts = [arrays.get(name) for name in State._fields]
+        self._state = None if self._outline is None else State(*map(torch.from_numpy, parts))
+
+    def _check(self, image: np.ndarray) -> None:
+        height, width = image.shape[:2]
+        if self._outline is not None and self._outline.shape != (height, width):
+            before = "{1} x {0}".format(*self._outline.shape)
+            raise ImageError(f"a frame of {width} x {height} pixels in a stream of {before}")
+
+    def _carried(self, outline: np.ndarray) -> tuple[State | None, bool]:
+        """The state where the frame needs it, and whether a cut has ended it."""
+        if self._state is None:
+            return None, False
+        flow = align.flow(outline, self._outline)
+        if align.difference(outline, self._outline, flow) > align.OTHER_SCENE:
+            return None, True
+        with torch.inference_mode():
+            return carried(self._state, torch.from_numpy(flow).permute(2, 0, 1)[None]), False
+
+    def _follow(self, state: State, outline: np.ndarray, cut: bool) -> None:
+        self._state, self._outline = state, outline
+        self.cuts += cut
+
+
+class PlanRunner(Runner):
+    """A stream through a recurrent U-Net: its plan, and the fusion's.  The flow is found between results alone."""
+
+    def __init__(self, alone: Plan, fusion: Plan, memory: int | str | None = None, threads: int | None = None):
+        super().__init__()
+        self._plans, self._memory, self._threads = (alone, fusion), parse_memory(memory), threads
+        self._sessions: tuple[Session, ...] = ()  # made when the frames' size is known
+
+    @property
+    def info(self) -> dict[str, Any]:
+        return self._plans[0].session(threads=self._threads, memory=self._memory).info
+
+    def run(
+        self,
+        image: np.ndarray,
+        sigma: float | None = None,
+        strength: float = 1.0,
+        clip: bool = True,
+        out: np.ndarray | None = None,
+        progress: Progress | None = None,
+    ) -> np.ndarray:
+        self._check(image)
+        tick = progress or (lambda done: None)
+        first, second = self._ready(image)
+        frame = np.broadcast_to(image, (*image.shape[:2], first.plan.channels))
+        peak = _peak(image)
+        frame = np.ascontiguousarray(frame, np.float32) / peak if peak > 1 else np.ascontiguousarray(frame, np.float32)
+        alone = first.run(frame, sigma=sigma, clip=False, progress=lambda done: tick(done / 2))
+        outline = align.outline(alone)
+        state, cut = self._carried(outline)
+        second.states = [*(_states(state) if state else (None, None)), _even(alone)]
+        result = second.run(image, strength=strength, clip=clip, out=out, progress=lambda done: tick((1 + done) / 2))
+        height, width = image.shape[:2]
+        last, hidden, _ = (torch.from_numpy(part).permute(2, 0, 1)[None] for part in second.states)
+        self._follow(State(last[..., :height, :width].contiguous(), hidden.contiguous()), outline, cut)
+        return result
+
+    def watch(self, image: np.ndarray, sigma: float | None = None) -> None:
+        self.run(image, sigma)
+
+    def _ready(self, image: np.ndarray) -> tuple[Session, ...]:
+        """The sessions, on what the budget leaves beside the states: the runner's, and both of the fusion's."""
+        height, width = image.shape[:2]
+        each = sum(channels / stride**2 for channels, stride in self._plans[1].states)
+        states = round(3 * 4 * height * width * each)
+        if states >= self._memory:
+            raise MemoryBudgetError(f"the states of {width} x {height} pixels take {states} bytes, without their work")
+        if not self._sessions:
+            left = (self._memory - states) // 2
+            self._sessions = tuple(plan.session(threads=self._threads, memory=left) for plan in self._plans)
+        return self._sessions
+
+
+def _states(state: State) -> list[np.ndarray]:
+    """As a plan's states: [H, W, channels], padded to even sides."""
+    frame, hidden = (part[0].permute(1, 2, 0).numpy() for part in state)
+    return [_even(frame), hidden]
+
+
+def _even(image: np.ndarray) -> np.ndarray:
+    return np.pad(image, [(0, side % 2) for side in image.shape[:2]] + [(0, 0)], mode="edge")
+
+
+class TiledRunner(Runner):
+    """A stream through a module with a `step` of its own, over PyTorch in tiles.  The flow is found between frames."""
+
+    def __init__(self, module: nn.Module, memory: int | str | None = None, precision: str = "float32"):
+        super().__init__()
+        self.module, self.memory, self.precision = module, parse_memory(memory), precision
+
+    @property
+    def info(self) -> dict[str, Any]:
+        return {"device": "cpu", "isa": "torch", "precision": self.precision, "tiled": True}
+
+    def run(
+        self,
+        image: np.ndarray,
+        sigma: float | None = None,
+        strength: float = 1.0,
+        clip: bool = True,
+        out: np.ndarray | None = None,
+        progress: Progress | None = None,
+    ) -> np.ndarray:
         out = np.empty_like(image) if out is None else out
         peak = _peak(image)
 
@@ -74,15 +193,12 @@ class RecurrentRunner:
         return out
 
     def watch(self, image: np.ndarray, sigma: float | None = None) -> None:
-        """Takes note of the next frame, whose result nobody needs.  The arguments and errors are run's."""
         self._advance(image, sigma, None, None)
 
     def _advance(self, image: np.ndarray, sigma: float | None, put: Put | None, progress: Progress | None) -> None:
         """Goes through the tiles of a frame and keeps its state.  put: is given each tile's result."""
+        self._check(image)
         height, width = image.shape[:2]
-        if self._outline is not None and self._outline.shape != (height, width):
-            before = "{1} x {0}".format(*self._outline.shape)
-            raise ImageError(f"a frame of {width} x {height} pixels in a stream of {before}")
         outline = align.outline(image)
         state, cut = self._carried(outline)
         following = self._empty(height, width)
@@ -94,30 +210,7 @@ class RecurrentRunner:
                 put(tile, source[tile.core_in_read], restored)
             if progress:
                 progress(done / len(parts))
-        self._state, self._outline = following, outline
-        self.cuts += cut
-
-    def arrays(self) -> dict[str, np.ndarray]:
-        """The state as arrays, from which `resume` goes on to the same bits; empty before the first frame."""
-        if self._state is None:
-            return {}
-        return {"outline": self._outline} | {name: part.numpy() for name, part in self._state._asdict().items()}
-
-    def resume(self, arrays: Mapping[str, np.ndarray]) -> None:
-        """Goes on from what `arrays` gave."""
-        self._outline = arrays.get("outline")
-        parts = [arrays.get(name) for name in State._fields]
-        self._state = None if self._outline is None else State(*map(torch.from_numpy, parts))
-
-    def _carried(self, outline: np.ndarray) -> tuple[State | None, bool]:
-        """The state where the frame needs it, and whether a cut has ended it."""
-        if self._state is None:
-            return None, False
-        flow = align.flow(outline, self._outline)
-        if align.difference(outline, self._outline, flow) > align.OTHER_SCENE:
-            return None, True
-        with torch.inference_mode():
-            return carried(self._state, torch.from_numpy(flow).permute(2, 0, 1)[None]), False
+        self._follow(following, outline, cut)
 
     def _empty(self, height: int, width: int) -> State:
         """The next state's memory."""

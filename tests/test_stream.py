@@ -12,7 +12,7 @@ from PIL import Image as PilImage
 import fastrestore as fr
 from fastrestore import align, estimate
 from fastrestore.restorer import Stream
-from fastrestore.stream import ESTIMATE_EVERY, NoiseLevel, RecurrentRunner
+from fastrestore.stream import ESTIMATE_EVERY, NoiseLevel, TiledRunner
 
 
 def scene(seed, height=72, width=88):
@@ -82,22 +82,22 @@ def test_the_past_matters_and_the_first_frame_is_a_picture(restorer):
 def test_tiles_change_nothing_but_rounding():
     model = create("fusion-unet")
     frames = list(clip(3, height=150, width=170, dtype=np.float32))
-    whole = [RecurrentRunner(model, "1GiB")]
+    whole = [TiledRunner(model, "1GiB")]
     halo, states = model.step_halo, 2 * 4 * 150 * 170 * (4 + 4)
-    small = RecurrentRunner(model, states + 640 * (2 * (halo // 4 + 1) * 4 + 24) ** 2)
+    small = TiledRunner(model, states + 640 * (2 * (halo // 4 + 1) * 4 + 24) ** 2)
     assert len(small._tiles(150, 170)) > 12
     for frame in frames:
         a, b = (runner.run(frame, sigma=12.0, clip=False) for runner in (*whole, small))
         assert np.abs(a - b).max() < 2e-5
     with pytest.raises(fr.MemoryBudgetError, match="state"):
-        RecurrentRunner(model, states).run(frames[0], sigma=12.0)
+        TiledRunner(model, states).run(frames[0], sigma=12.0)
 
 
 def test_a_scene_change_begins_anew(restorer):
     first, second = list(clip(3)), list(clip(3, seed=7))
     together = list(restorer.stream(first + second, sigma=12))
     assert same(together[3:], list(restorer.stream(second, sigma=12)))
-    runner = RecurrentRunner(create("fusion-unet"))
+    runner = TiledRunner(create("fusion-unet"))
     for frame in first + second + first:
         runner.run(frame, sigma=12.0)
     assert runner.cuts == 2
@@ -145,7 +145,7 @@ def test_memory_does_not_grow_with_the_clip():
     def resident():
         return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
-    runner = RecurrentRunner(create("fusion-unet"))
+    runner = TiledRunner(create("fusion-unet"))
     frame = scene(0, 24, 32)
     for _ in range(100):
         runner.run(frame, sigma=12.0)

@@ -12,13 +12,13 @@ ROOT = Path(__file__).parent.parent
 NATIVE = ["base", "simd", "kernels", "cuda", "graph", "engine", "include", "capi", "python"]
 PYTHON = [
     ["errors"],
-    ["png", "raw", "tiff", "tiffwriter", "image", "metrics", "estimate", "align", "burst"],
+    ["png", "raw", "tiff", "tiffwriter", "image", "metrics", "estimate", "align"],
     ["triton"],
     ["ops"],
     ["layers"],
     ["models"],
     ["checkpoint", "convert", "foreign", "zoo"],
-    ["lower_values", "lower_layers", "lower_ops", "lower", "calibrate", "engine", "tiled", "stream"],
+    ["lower_values", "lower_layers", "lower_ops", "lower", "calibrate", "engine", "tiled", "stream", "burst"],
     ["planview"],
     ["sources"],
     ["sinks"],

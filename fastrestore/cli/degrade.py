@@ -31,9 +31,10 @@ def degrade(
 
     if (output is None) == (preview is None):
         raise typer.BadParameter("give -o for one degraded picture or --preview for a sheet")
-    unknown = set(kind or ()) - set(kinds.KINDS)
+    known = [*kinds.KINDS, *kinds.CLIPS]
+    unknown = set(kind or ()) - set(known)
     if unknown:
-        raise typer.BadParameter(f"no kind {', '.join(sorted(unknown))}: there are {', '.join(kinds.KINDS)}")
+        raise typer.BadParameter(f"no kind {', '.join(sorted(unknown))}: there are {', '.join(known)}")
     for path in filter(None, (output, clean, preview)):
         if path.exists() and not overwrite:
             raise ImageError(f"{path}: exists; --overwrite replaces it")
@@ -44,10 +45,10 @@ def degrade(
         scale = np.iinfo(pixels.dtype).max if pixels.dtype.kind == "u" else 1
         source = pixels.astype(np.float32) / np.float32(scale)
     if preview:
-        image.write(preview, image.Image(sheets.sheet(source, kind or list(kinds.KINDS), seed)))
+        image.write(preview, image.Image(sheets.sheet(source, kind or known, seed)))
         return
-    if not kind or len(kind) != 1:
-        raise typer.BadParameter(f"give one --kind of {', '.join(kinds.KINDS)}")
+    if not kind or len(kind) != 1 or kind[0] not in kinds.KINDS:
+        raise typer.BadParameter(f"give one --kind of {', '.join(kinds.KINDS)}; the others are of clips")
     made = kinds.KINDS[kind[0]](source, seed=seed)
     for path, pixels in ((output, made.image), (clean, made.clean)):
         if path:

@@ -13,7 +13,6 @@ from fastrestore.degrade.camera import checked, compressed
 from fastrestore.degrade.handheld import Handheld, instants, scene
 from fastrestore.degrade.moire import Moire, lit_screen, photograph
 
-SIDE = 192  # pixels: of a shaken clip where no other is asked for
 STEPS = 500  # of a shake's trajectory
 
 
@@ -114,7 +113,7 @@ class ShakenResult(NamedTuple):
 def shaken(
     image: np.ndarray,
     frames: int,
-    side: int = SIDE,
+    side: int | None = None,
     parameters: Shaken | None = None,
     *,
     seed: int | np.random.Generator | None = None,
@@ -124,11 +123,12 @@ def shaken(
 
     The way is the camera's slow motion plus a shake of its own (blur.trajectory) whose mean is 0, so that blurred and
     clean frames lie alike.  image: float [H, W, C] in [0, 1], C 1 or 3; beyond its borders it is taken as mirrored.
-    frames, side: of the clip, at least 1.  parameters: drawn from the seed where not given.  seed: an integer makes the
-    result repeatable.
+    frames, side: of the clip, at least 1; None: three quarters of the picture's shorter side.  parameters: drawn from the
+    seed where not given.  seed: an integer makes the result repeatable.
     Raises TypeError for integer images, ValueError for other shapes.
     """
     picture = checked("degrade.shaken", image)
+    side = max(1, 3 * min(picture.shape[:2]) // 4) if side is None else side
     rng = np.random.default_rng(seed)
     p = Shaken.random(rng) if parameters is None else parameters
     seen = scene(picture.clip(0, 1) ** np.float32(p.gamma), side, p.motion, None, rng)

@@ -10,7 +10,8 @@ COLUMNS = 4  # seeds
 
 
 def sheet(picture: np.ndarray, kinds: list[str], seed: int = 0) -> np.ndarray:
-    """uint8 [rows, columns, 3]: the clean part and COLUMNS degraded ones, seeds counted up from seed.
+    """uint8 [rows, columns, 3]: the clean part and COLUMNS degraded ones, seeds counted up from seed; or, of a kind of
+    clips, as many frames of one.
 
     picture: float32 [H, W, 1 or 3] in [0, 1]; its middle is taken.
     """
@@ -19,9 +20,20 @@ def sheet(picture: np.ndarray, kinds: list[str], seed: int = 0) -> np.ndarray:
     part = np.ascontiguousarray(np.broadcast_to(part, (*part.shape[:2], 3)), np.float32)
     rows = []
     for kind in kinds:
-        row = [part] + [degrade.KINDS[kind](part, seed=seed + i).image for i in range(COLUMNS)]
-        rows.append(np.concatenate(row, 1))
+        if kind in degrade.CLIPS:
+            degraded = degrade.CLIPS[kind](part, COLUMNS, seed=seed).image
+        else:
+            degraded = [degrade.KINDS[kind](part, seed=seed + i).image for i in range(COLUMNS)]
+        rows.append(np.concatenate([part, *(_filled(one, part) for one in degraded)], 1))
     return np.rint(np.concatenate(rows).clip(0, 1) * 255).astype(np.uint8)
+
+
+def _filled(picture: np.ndarray, part: np.ndarray) -> np.ndarray:
+    """The picture, with grey around it where it is smaller than the part."""
+    grey = np.full_like(part, 0.5)
+    top, left = ((size - own) // 2 for size, own in zip(part.shape, picture.shape[:2], strict=False))
+    grey[top : top + picture.shape[0], left : left + picture.shape[1]] = picture
+    return grey
 
 
 def chart() -> np.ndarray:

@@ -9,6 +9,7 @@ from torch import nn
 
 from fastrestore.errors import ModelError
 from fastrestore.models.autoencoder import Autoencoder
+from fastrestore.models.burst_unet import BurstUNet
 from fastrestore.models.dmphn import DMPHN
 from fastrestore.models.dncnn import DnCNN
 from fastrestore.models.drunet import DRUNet
@@ -28,6 +29,7 @@ from fastrestore.models.unet import UNet
 
 MODELS: dict[str, type[nn.Module]] = {
     "autoencoder": Autoencoder,
+    "burst-unet": BurstUNet,
     "dmphn": DMPHN,
     "dncnn": DnCNN,
     "drunet": DRUNet,

@@ -1,9 +1,12 @@
-"""Recurrent U-Net for video and bursts, our own: the UNet with a convolutional GRU (Ballas et al., 2016) beside it.
+"""Recurrent U-Net for video and bursts, our own: the U-Net restores each frame by itself, then a small recurrent network
+fuses the result with the one before.
 
-Of the frames before, a state remembers the last result and hidden features at half resolution.  Both enter the head;
-the last features update the hidden ones.  The state knows no motion: whoever calls carries it from frame to frame
-with layers.carried.  Without a state a frame is restored as by a UNet, whose weights fit (their names are
-the same).
+What blurs or covers one frame has left the next, so their restored versions differ where one of them is wrong.  The
+fusion sees the frame, its result alone, the fused result before it, and hidden features that a convolutional GRU
+(Ballas et al., 2016) keeps at half resolution; it says at each pixel how much of the past counts, and what to change
+besides.  The state knows no motion: whoever calls carries it from frame to frame with layers.carried, by the flow
+between results, in which there is less blur and moiré than in the frames to be misled by.  A frame without a state
+passes as through the U-Net.
 """
 
 from dataclasses import dataclass
@@ -12,12 +15,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fastrestore.layers import ConvGRU, State, conv2d, pad_to_multiple
+from fastrestore.layers import ConvGRU, ResidualBlock, State, conv2d, pad_to_multiple
 from fastrestore.models.unet import UNet, UNetConfig
 
 
 @dataclass(frozen=True)
 class RecurrentUNetConfig(UNetConfig):
+    width: int = 48  # channels of the fusion; a multiple of 16
+    depth: int = 2  # residual blocks of the fusion
     hidden: int = 32  # channels of the hidden features; a multiple of 16
 
 
@@ -26,38 +31,66 @@ class RecurrentUNet(UNet):
 
     x: [N, C, H, W] in [0, 1]; sigma as the UNet's.  Causal: a result depends on this frame and those before.
     `halo` is forward's; a step's result and state look `step_halo` pixels far into frame and state.
-    State.frame is the last result.
     """
 
     Config = RecurrentUNetConfig
 
     def __init__(self, config: RecurrentUNetConfig):
         super().__init__(config)
-        width, hidden = config.widths[0], config.hidden
-        self.frame_channels = config.channels
-        self.recall = nn.Conv2d(4 * config.channels + hidden, width, 3, padding=1, bias=False)
-        self.gru = ConvGRU(width, hidden)
-        nn.init.normal_(self.recall.weight, std=1e-3)
-        self.step_halo = self.halo + 2  # the GRU is two convolutions deep where the tail is one
+        self.fusion = RecurrentFusion(config)
+        self.step_halo = self.halo + self.fusion.halo
 
-    def step(self, x: Tensor, sigma: float | Tensor | None = None, state: State | None = None) -> tuple[Tensor, State]:
-        """Restores the next frame of a stream.  state: of the frame before, carried to this one; None: there is none.
+    def step(
+        self, x: Tensor, sigma: float | Tensor | None = None, state: State | None = None, alone: Tensor | None = None
+    ) -> tuple[Tensor, State]:
+        """Restores the next frame of a stream.
 
-        Raises ValueError for a state of another size.
+        state: of the frame before, carried to this one; None: there is none.  alone: what forward gave for x, where
+        that is known.  Raises ValueError for a state of another size.
         """
-        if (sigma is None) == self.takes_sigma:
-            raise ValueError(f"this RecurrentUNet takes {'a' if self.takes_sigma else 'no'} sigma")
+        alone = self(x, sigma) if alone is None else alone
         height, width = x.shape[-2:]
-        image = pad_to_multiple(x, self.multiple_of)
-        y = self._head(image, sigma)
+        image, alone = (pad_to_multiple(part, RecurrentFusion.multiple_of) for part in (x, alone))
         if state is None:
-            hidden = y.new_zeros(y.shape[0], self.config.hidden, *y.shape[2:])
-        else:
-            hidden = state.hidden
-            if state.frame.shape != x.shape or hidden.shape[2:] != y.shape[2:]:
-                raise ValueError(f"a state of {list(state.frame.shape)} for a frame of {list(x.shape)}")
-            last = F.pixel_unshuffle(pad_to_multiple(state.frame, self.multiple_of), 2)
-            y = y + conv2d(self.recall, torch.cat([last.to(hidden.dtype), hidden], 1))
-        y = self._body(y)
-        restored = self._restored(image, y)[..., :height, :width]
-        return restored, State(restored, self.gru(y, hidden))
+            count, (_, channels, *sides) = x.shape[0], image.shape
+            frame = x.new_zeros(count, channels + 1, height, width)
+            state = State(frame, x.new_zeros(count, self.config.hidden, *(side // 2 for side in sides)))
+        if state.frame.shape[2:] != x.shape[2:] or 2 * state.hidden.shape[2] != image.shape[2]:
+            raise ValueError(f"a state of {list(state.frame.shape)} for a frame of {list(x.shape)}")
+        frame = pad_to_multiple(state.frame, RecurrentFusion.multiple_of)
+        restored, frame, hidden, _ = self.fusion(image, frame, state.hidden, alone)
+        return restored[..., :height, :width], State(frame[..., :height, :width], hidden)
+
+
+class RecurrentFusion(nn.Module):
+    """forward(x, frame, hidden, alone) -> (restored, next frame, next hidden, alone), the signature of a plan with states.
+
+    x, alone: a frame and its result alone, [N, C, H, W].  frame: the fused result before, and in one more channel how
+    much of it is known: 0 for nothing, then 1 - 2^-n after n frames.  hidden: [N, hidden, H / 2, W / 2].
+    """
+
+    multiple_of = 2
+    takes_sigma = False
+
+    def __init__(self, config: RecurrentUNetConfig):
+        super().__init__()
+        self.config = config
+        pixels, width = 4 * config.channels, config.width
+        self.states = ((config.channels + 1, 1), (config.hidden, 2), (config.channels, 1))
+        self.look = nn.Conv2d(3 * pixels + 4 + config.hidden, width, 3, padding=1)
+        self.blocks = nn.Sequential(*[ResidualBlock(width) for _ in range(config.depth)])
+        self.gru = ConvGRU(width, config.hidden)
+        self.mix = nn.Conv2d(width, 2 * pixels, 3, padding=1)
+        nn.init.normal_(self.mix.weight, std=1e-3)
+        with torch.no_grad():
+            self.mix.bias.copy_(torch.tensor([1.0] * pixels + [0.0] * pixels))  # at first, most of what is known counts
+        self.halo = 2 * (2 + 2 * config.depth + 2) + 1  # at half resolution two convolutions, blocks, GRU; and the grid
+
+    def forward(self, x: Tensor, frame: Tensor, hidden: Tensor, alone: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        last, known = frame.split([x.shape[1], 1], 1)
+        known = known.clamp(0, 1)
+        pixels = F.pixel_unshuffle(torch.cat([x, alone, last, known], 1), 2)
+        y = self.blocks(conv2d(self.look, torch.cat([pixels, hidden], 1), activation="relu"))
+        share, change = F.pixel_shuffle(conv2d(self.mix, y), 2).chunk(2, 1)
+        restored = alone + known * (share.sigmoid() * (last - alone) + change)
+        return restored, torch.cat([restored, 0.5 * known + 0.5], 1), self.gru(y, hidden), alone

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -15,8 +16,17 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from fastrestore import checkpoint, models, zoo
-from fastrestore.data import ClipSampler, PairSampler, PatchSampler, load_pictures, make_pairs
+from fastrestore import checkpoint, engine, models, zoo
+from fastrestore.data import (
+    BurstSampler,
+    ClipSampler,
+    PairSampler,
+    PatchSampler,
+    SequenceSampler,
+    load_pictures,
+    make_pairs,
+    make_sequences,
+)
 from fastrestore.errors import ModelError
 from fastrestore.train import sequences
 from fastrestore.train.adversarial import Critic
@@ -24,7 +34,23 @@ from fastrestore.train.losses import weighted
 from fastrestore.train.recipe import Recipe, data_folders
 from fastrestore.train.validation import Validated, Validation
 
-Batch = tuple[Tensor, Tensor, Tensor | None]  # clean, degraded [N, C, H, W] channels-last, sigma [N] or None
+Fused = (
+    models.RecurrentUNet,
+    models.BurstUNet,
+)  # learn to fuse what their U-Net, which stays as it is, makes of each frame
+
+
+class Batch(NamedTuple):
+    """Pictures, channels-last in memory."""
+
+    clean: Tensor  # [N, C, H, W]
+    degraded: Tensor  # likewise
+    sigma: Tensor | None = None  # [N]
+
+    def to(self, device: str) -> "Batch":
+        return Batch(*(part if part is None else part.to(device) for part in self))
+
+
 # step, mean loss since the last report, steps a second, figures of the held pictures
 Report = Callable[[int, float, float, Validated | None], None]
 
@@ -50,16 +76,16 @@ def train(
     for sentence in skipped:
         print(f"left out: {sentence}", file=sys.stderr)
     validation = Validation(recipe, data, state / "validation.png") if recipe.validation else None
-    batches = _batches(recipe, pictures, state)
     torch.manual_seed(recipe.seed)
     model, known = _initial_model(recipe)
+    batches = _batches(recipe, pictures, state, model)
     run = _Run(recipe, model.to(device, memory_format=torch.channels_last), state, known)
     step = run.resume()
     last = recipe.steps if stop_after is None else min(recipe.steps, step + stop_after)
     losses, since = [], time.perf_counter()
     ended = run.progress(step) >= 1
     while step < last and not ended:
-        losses.append(run.step(step, tuple(part if part is None else part.to(device) for part in batches(step))))
+        losses.append(run.step(step, batches(step).to(device)))
         step += 1
         ended = run.progress(step) >= 1
         if step % recipe.save_every == 0 or step == last or ended:
@@ -72,7 +98,7 @@ def train(
             if report:
                 report(step, mean, rate, validated)
             losses, since = [], time.perf_counter()
-    model.load_state_dict(run.average)
+    model.load_state_dict(run.average, strict=False)  # what is not trained is not averaged
     return model.eval()
 
 
@@ -106,6 +132,8 @@ def _initial_model(recipe: Recipe) -> tuple[nn.Module, set[str]]:
         own = model.state_dict()
         checkpoint.match(recipe.init, {name: tuple(value.shape) for name, value in (own | known).items()}, model)
         model.load_state_dict(own | known)
+    if isinstance(model, Fused):
+        model.requires_grad_(False).fusion.requires_grad_(True)
     return model.train(), set(known)
 
 
@@ -115,13 +143,13 @@ class _Run:
     def __init__(self, recipe: Recipe, model: nn.Module, folder: Path, known: set[str]):
         """known: the names of the weights that the training starts from."""
         self.recipe, self.model, self.folder = recipe, model, folder
-        self.names = [name for name, _ in model.named_parameters()]
-        self.parameters = list(model.parameters())
+        trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+        self.names, self.parameters = list(trained), list(trained.values())
         weights = [{"params": [], "factor": factor} for factor in (1.0, recipe.fresh)]
-        for name, parameter in model.named_parameters():
+        for name, parameter in trained.items():
             weights[bool(known) and name not in known]["params"].append(parameter)
         self.optimiser = torch.optim.Adam([group for group in weights if group["params"]], fused=True)
-        self.average = {name: p.detach().clone() for name, p in model.named_parameters()}
+        self.average = {name: p.detach().clone() for name, p in trained.items()}
         self.loss = weighted(recipe.losses)
         self.critic: Critic | None = None
         if recipe.adversarial is not None:
@@ -145,8 +173,10 @@ class _Run:
         for group in self.optimiser.param_groups:
             group["lr"] = rate * group["factor"]
         self.optimiser.zero_grad(set_to_none=True)
-        if recipe.frames:
-            bfloat16 = recipe.precision == "bfloat16"
+        bfloat16 = recipe.precision == "bfloat16"
+        if isinstance(batch, sequences.BurstBatch):
+            loss = sequences.learn_fusion(self.model, batch, self.loss, bfloat16)
+        elif recipe.frames:
             loss = sequences.learn(self.model, batch, self.loss, recipe.truncate, recipe.judged, bfloat16)
         else:
             loss = self._learn(batch, rate, critic)
@@ -258,8 +288,13 @@ def _learning_rate(recipe: Recipe, step: int, progress: float) -> float:
     return recipe.learning_rate * warm * (0.99 * cosine + 0.01)
 
 
-def _batches(recipe: Recipe, pictures: list[np.ndarray], state: Path) -> Callable[[int], Batch]:
-    """Makes the batch of a step, on the CPU."""
+def _batches(
+    recipe: Recipe, pictures: list[np.ndarray], state: Path, model: nn.Module
+) -> Callable[[int], Batch | sequences.ClipBatch | sequences.BurstBatch]:
+    """Makes the batch of a step, on the CPU.  model: as the training begins."""
+    if isinstance(model, Fused):
+        sampler = _sequences(recipe, pictures, state, model)
+        return lambda step: sequences.as_batch(sampler(step))
     if recipe.frames:
         clips = ClipSampler(pictures, recipe.frames, recipe.patch, recipe.batch, recipe.grey, recipe.sigma, recipe.seed)
         return lambda step: sequences.as_batch(clips(step))
@@ -279,9 +314,35 @@ def _batches(recipe: Recipe, pictures: list[np.ndarray], state: Path) -> Callabl
 
     def pair(step: int) -> Batch:
         clean, degraded = (torch.from_numpy(part).permute(0, 3, 1, 2) for part in sampler(step))
-        return clean, degraded.contiguous(memory_format=torch.channels_last), None
+        return Batch(clean, degraded.contiguous(memory_format=torch.channels_last))
 
     return pair
+
+
+def _sequences(
+    recipe: Recipe, pictures: list[np.ndarray], state: Path, model: nn.Module
+) -> SequenceSampler | BurstSampler:
+    """Clips or bursts whose frames the model's U-Net has restored, each by itself."""
+    asked, bursts = recipe.degradation, isinstance(model, models.BurstUNet)
+    alone = engine.compile(model, recipe.precision).session()
+
+    def report(done: int, of: int) -> None:
+        if done % 50 == 0 or done == of:
+            print(f"sequences: {done} of {of}", file=sys.stderr)
+
+    made = make_sequences(
+        pictures * asked["variants"],
+        asked["kind"],
+        recipe.frames,
+        asked["side"],
+        bursts,
+        recipe.seed,
+        state,
+        alone.run,
+        recipe.init,
+        report,
+    )
+    return (BurstSampler if bursts else SequenceSampler)(made, recipe.patch, recipe.batch, recipe.seed)
 
 
 def _noisy(recipe: Recipe, sampler: PatchSampler, step: int) -> Batch:
@@ -294,7 +355,7 @@ def _noisy(recipe: Recipe, sampler: PatchSampler, step: int) -> Batch:
     noise = torch.randn(clean.shape, generator=generator).contiguous(memory_format=torch.channels_last)
     grey = torch.from_numpy(np.flatnonzero(is_grey))
     noise[grey] = noise[grey, :1].expand(-1, clean.shape[1], -1, -1)
-    return clean, clean + noise * (sigma / 255).reshape(-1, 1, 1, 1), sigma
+    return Batch(clean, clean + noise * (sigma / 255).reshape(-1, 1, 1, 1), sigma)
 
 
 def _keep_freed_memory() -> None:

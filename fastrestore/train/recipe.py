@@ -11,7 +11,7 @@ from pathlib import Path
 from types import UnionType
 from typing import Any, get_args, get_origin
 
-from fastrestore.degrade import KINDS
+from fastrestore.degrade import CLIPS, KINDS
 from fastrestore.errors import ModelError
 from fastrestore.train.adversarial import settings
 from fastrestore.train.losses import LOSSES
@@ -32,13 +32,14 @@ class Recipe:
     batch: int = 16
     steps: int = 20000
     # What the model undoes: {} is white noise, new for each patch.  Others are slower to make than a training step,
-    # so pairs are made ahead: { kind = of degrade.KINDS, variants = of each picture, side = of the pairs in pixels }.
+    # so pairs are made ahead: { kind = of degrade.KINDS, variants = of each picture, side = of the pairs in pixels };
+    # or, for models that fuse, clips and bursts of `frames`: the kind is then of degrade.CLIPS.
     degradation: dict[str, Any] = field(default_factory=dict)
     sigma: tuple[float, float] = (0.0, 55.0)  # white noise: its level, uniform between these, in 0-255 units
     grey: float = 0.0  # share of grey patches
     mix: float = 0.0  # share of pairs made ahead that get a rectangle of another pair
-    frames: int = 0  # of a training clip, for recurrent models: moving parts of the pictures; 0: still pictures
-    truncate: int = 0  # frames through which gradients go back
+    frames: int = 0  # of a training clip or burst: moving parts of the pictures; 0: still pictures
+    truncate: int = 0  # frames of a clip through which gradients go back; 0: all
     judged: int = 1  # one frame in so many is restored; the model only watches the others, which costs less
     learning_rate: float = 1e-3  # Adam's, warmed up linearly, then one cosine down to 1 % of it
     fresh: float = 1.0  # factor of the rate for the weights that init does not hold
@@ -73,7 +74,7 @@ class Recipe:
             "fresh": self.fresh > 0,
             "judged": self.judged > 0,
             "frames": self.frames == 0 or self.frames > 1,
-            "truncate": 0 < self.truncate <= self.frames if self.frames else self.truncate == 0,
+            "truncate": 0 <= self.truncate <= self.frames,
             "degradation": not self.degradation or self._degradation_fits(),
             "loss": self.losses
             and self.losses.keys() <= LOSSES.keys()
@@ -97,7 +98,7 @@ class Recipe:
         counts = [asked.get("variants"), asked.get("side")]
         return (
             asked.keys() == {"kind", "variants", "side"}
-            and asked["kind"] in KINDS
+            and asked["kind"] in (CLIPS if self.frames else KINDS)
             and all(isinstance(n, int) and not isinstance(n, bool) and n > 0 for n in counts)
             and asked["side"] >= self.patch
         )

@@ -10,6 +10,7 @@ from fastrestore.errors import ModelError
 
 SMALL = {
     "autoencoder": {"widths": (4, 6), "blocks": 1},
+    "burst-unet": {"widths": (4, 6), "blocks": 1, "width": 4},
     "dmphn": {"width": 4},
     "dncnn": {"width": 6, "depth": 4},
     "drunet": {"widths": (4, 4, 6, 8), "blocks": 1},
@@ -20,7 +21,7 @@ SMALL = {
     "fusion-unet": {"widths": (4, 6), "blocks": 1, "hidden": 4},
     "mimo-unet": {"width": 4, "blocks": 1},
     "nafnet": {"width": 4, "encoder_blocks": (1, 1), "middle_blocks": 1, "decoder_blocks": (1, 1)},
-    "recurrent-unet": {"widths": (4, 6), "blocks": 1, "hidden": 4},
+    "recurrent-unet": {"widths": (4, 6), "blocks": 1, "width": 4, "hidden": 4},
     "rednet": {"width": 6, "layers": 5},
     "restormer": {"width": 8, "blocks": (1, 1, 1, 1), "refinement_blocks": 1},
     "scunet": {"width": 8, "blocks": (2, 1, 1, 2, 1, 1, 1), "head_width": 4, "window": 4},

@@ -9,7 +9,7 @@ from fastrestore.layers import State, carried, warp
 
 CASES = {
     "fusion-unet": {"widths": (4, 6), "blocks": 1, "hidden": 4},
-    "recurrent-unet": {"widths": (4, 6), "blocks": 1, "hidden": 4},
+    "recurrent-unet": {"widths": (4, 6), "blocks": 1, "width": 4, "depth": 1, "hidden": 4},
 }
 
 

@@ -81,7 +81,7 @@ def test_gradients_go_back_as_far_as_truncate_says():
             parameter.add_(0.05 * torch.randn_like(parameter))
     clean = torch.rand(4, 1, 3, 16, 16)
     noisy = (clean + 0.1 * torch.randn_like(clean)).requires_grad_()
-    batch = clean, noisy, torch.zeros(4, 1, 2, 16, 16), torch.tensor([25.0])
+    batch = sequences.ClipBatch(clean, noisy, torch.zeros(4, 1, 2, 16, 16), torch.tensor([25.0]))
     judged = 3  # frames 0 and 3
 
     def reach(truncate):
