@@ -1,5 +1,6 @@
 """Any picture in, the same kind out: the model, the noise level and the machine's path are chosen here."""
 
+import copy
 import math
 import os
 import threading
@@ -18,6 +19,8 @@ from torch import Tensor, nn
 from fastrestore import align, burst, dicom, engine, estimate, geo, models, pieces, sinks, sources, stream, zoo
 from fastrestore import image as images
 from fastrestore.errors import ImageError, UnsupportedOperator
+from fastrestore.guide import GuidedRunner
+from fastrestore.models import guided_unet
 from fastrestore.tiled import TiledModel
 
 Progress = Callable[[float], object]
@@ -60,7 +63,8 @@ class Restorer:
             if not self.name.endswith(".frp"):
                 module = zoo.load(model if model is not None else self.name)
         try:
-            plan = engine.Plan.load(self.name) if module is None else engine.compile(module, precision)
+            whole = guided_unet.Guided(module) if isinstance(module, models.GuidedUNet) else module
+            plan = engine.Plan.load(self.name) if module is None else engine.compile(whole, precision)
             if precision not in ("auto", plan.precision):
                 raise ValueError(f"{self.name} was compiled for {plan.precision}, not for {precision}")
             self._runner = plan.session(device="cpu", threads=threads, memory=memory)
@@ -85,6 +89,7 @@ class Restorer:
         latency: how many frames of a stream must have come after one before its result does.
         """
         about = {"model": self.name, "channels": self._channels, "takes_sigma": self._takes_sigma, "latency": 0}
+        about["takes_guide"] = isinstance(self._module, models.GuidedUNet)
         return about | {"path": self._path} | self._runner.info
 
     def __call__(
@@ -94,6 +99,7 @@ class Restorer:
         strength: float = 1.0,
         clip: bool = True,
         progress: Progress | None = None,
+        guide: np.ndarray | PilImage.Image | Tensor | None = None,
     ) -> np.ndarray | PilImage.Image | Tensor:
         """Restores one picture, or a batch given as a tensor; the input is not modified.
 
@@ -104,9 +110,14 @@ class Restorer:
         sigma: the noise level in 0-255 units; None: estimated from the picture if the model takes one.
         strength: 0 (the input) to 1 (fully restored).  clip: False leaves floats outside [0, 1] as they come.
         progress: called with the share done; an exception that it raises stops the work and comes out here.
-        Raises ImageError for a picture that is empty, not finite or of another kind, ValueError for sigma or
-        strength, MemoryBudgetError when the budget cannot be kept.
+        guide: for a model that takes one, another picture of the scene, aligned with this one and of its size: depth,
+        infrared or under a flash, of any kind that image may be (its alpha is not looked at).  None: without.
+        Raises ImageError for a picture that is empty, not finite or of another kind, and for a guide of another size;
+        ValueError for sigma or strength, and for a guide where the model takes none; MemoryBudgetError when the
+        budget cannot be kept.
         """
+        if guide is not None:
+            return self._with_guide(guide)(image, sigma, strength, clip, progress)
         self._check(sigma, strength)
         if isinstance(image, Tensor):
             return self._tensor(image, sigma, strength, clip, progress)
@@ -115,6 +126,14 @@ class Restorer:
         if isinstance(image, np.ndarray):
             return self._array(image, sigma, strength, clip, progress)
         raise ImageError(f"a picture must be an ndarray, a PIL image or a tensor, got {type(image).__name__}")
+
+    def _with_guide(self, guide: np.ndarray | PilImage.Image | Tensor) -> "Restorer":
+        """This restorer for pictures that have a guide.  Raises ValueError for a model that takes none."""
+        if not self.info["takes_guide"]:
+            raise ValueError(f"{self.name} takes no guide")
+        guided = copy.copy(self)
+        guided._runner = GuidedRunner(self._runner, _colours(guide))
+        return guided
 
     def stream(
         self,
@@ -215,6 +234,7 @@ class Restorer:
         quality: int = 95,
         max_pixels: int | None = None,
         progress: Progress | None = None,
+        guide: str | os.PathLike | None = None,
     ) -> dict[str, Any]:
         """Restores a picture file into another, whose suffix names the format; see image.read and image.write.
 
@@ -224,8 +244,14 @@ class Restorer:
         GeoTIFFs with no-data or further bands keep them, band by band; see geo.py.  DICOM becomes DICOM (.dcm).
         Returns {sigma (used, or None), height, width, seconds (of the model), notices}, and piece by piece {stages,
         bottleneck, waited}, see pieces.restore.  A float picture with samples outside [0, 1] is not clipped, by notice.
+        guide: a picture file, as a call's guide; the picture is then restored whole.
         Raises what image.read, __call__ and image.write do.
         """
+        if guide is not None:
+            guided = self._with_guide(images.read(guide, max_pixels=max_pixels).pixels)
+            return guided.file(
+                source, target, sigma, strength, quality=quality, max_pixels=max_pixels, progress=progress
+            )
         self._check(sigma, strength)
         os.stat(source)  # that it is missing is the more useful message
         source, target, way = Path(source), Path(target), self.way(source, target)
@@ -491,13 +517,14 @@ def restore(
     precision: str = "auto",
     memory: int | str | None = None,
     clip: bool = True,
+    guide: np.ndarray | PilImage.Image | Tensor | None = None,
 ) -> np.ndarray | PilImage.Image | Tensor:
     """Restores one picture; the arguments are Restorer's and its call's.  Models taken by name stay ready."""
     if model is None or (isinstance(model, str) and model in zoo.names()):
         restorer = _named(model, task, device, precision, memory)
     else:
         restorer = Restorer(model, task, device, precision, memory)
-    return restorer(image, sigma, strength, clip)
+    return restorer(image, sigma, strength, clip, guide=guide)
 
 
 @lru_cache(maxsize=4)

@@ -14,8 +14,16 @@ WEIGHTS = Path(__file__).parent / "weights"
 FOREIGN = (".pth", ".pt", ".ckpt")  # suffixes of others' model files
 # The model that a task takes when none is named.
 DEFAULTS = {"denoise": "denoise-cnn", "demoire": "demoire-cnn", "deblur": "deblur-cnn"}
-# Or, for clips and bursts, where there is one for them.
-SEQUENCES = {("denoise", "video"): "denoise-rnn", ("denoise", "burst"): "denoise-rnn"}
+# Or, for clips, bursts and pictures with a guide, where there is one for them.
+OTHERS = {
+    ("denoise", "video"): "denoise-rnn",
+    ("denoise", "burst"): "denoise-rnn",
+    ("denoise", "guided"): "denoise-guided",
+    ("demoire", "video"): "demoire-rnn",
+    ("demoire", "burst"): "demoire-rnn",
+    ("deblur", "video"): "deblur-rnn",
+    ("deblur", "burst"): "deblur-burst",
+}
 
 # What the figures of a card are of, in words.
 SETS = {"bsds500_val32": "held pictures", "cbsd68": "CBSD68", "cc15": "CC", "gopro": "GoPro", "uhdm_700": "UHDM"}
@@ -96,12 +104,12 @@ def load(name_or_path: str | os.PathLike) -> nn.Module:
 def default(task: str, input: str = "image") -> str:
     """The name of the model that a task takes when none is named.
 
-    input: image, burst or video; a task that has no model of its own for a kind takes its model for pictures.
+    input: image, burst, video or guided; a task that has no model of its own for a kind takes its model for pictures.
     Raises ModelError for an unknown task.
     """
     if task not in DEFAULTS:
         raise ModelError(f"no model for task {task!r:.100} yet; there are some for {', '.join(DEFAULTS)}")
-    return SEQUENCES.get((task, input), DEFAULTS[task])
+    return OTHERS.get((task, input), DEFAULTS[task])
 
 
 def _entry(path: Path) -> Entry:

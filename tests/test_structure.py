@@ -18,7 +18,7 @@ PYTHON = [
     ["layers"],
     ["models"],
     ["checkpoint", "convert", "foreign", "zoo"],
-    ["lower_values", "lower_layers", "lower_ops", "lower", "calibrate", "engine", "tiled", "stream", "burst"],
+    ["lower_values", "lower_layers", "lower_ops", "lower", "calibrate", "engine", "tiled", "stream", "burst", "guide"],
     ["planview"],
     ["sources"],
     ["sinks"],

@@ -57,11 +57,19 @@ def _command(task: str, does: str) -> Callable[..., None]:
             int | None,
             typer.Option(min=1, help="With --burst, the shot that the result shows.  [default: the sharpest]"),
         ] = None,
+        guide: Annotated[
+            Path | None,
+            typer.Option(
+                metavar="FILE", help="Another picture of the scene, for models that take one: depth, infrared, flash."
+            ),
+        ] = None,
         overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace results that exist.")] = False,
         as_json: Annotated[bool, typer.Option("--json", help="Report on stdout as one JSON object.")] = False,
         quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but errors.")] = False,
     ) -> None:
         options = {"device": device, "precision": precision, "memory": memory, "threads": threads}
+        if guide is not None and (burst or len(inputs) > 1):
+            raise typer.BadParameter("--guide is of one picture")
         if burst:
             chosen = sigma, strength, quality, max_mpixel, reference
             _restore_burst(task, inputs, output, model, options, *chosen, overwrite, as_json, quiet)
@@ -69,7 +77,8 @@ def _command(task: str, does: str) -> Callable[..., None]:
         if reference is not None:
             raise typer.BadParameter("--reference is of a --burst")
         targets = _targets(inputs, output)
-        _restore_all(task, targets, model, options, sigma, strength, quality, max_mpixel, overwrite, as_json, quiet)
+        given = sigma, strength, guide, quality, max_mpixel
+        _restore_all(task, targets, model, options, *given, overwrite, as_json, quiet)
 
     run.__name__ = task
     run.__doc__ = f"""{does}
@@ -117,13 +126,20 @@ def _restore_all(
     options: dict[str, Any],
     sigma: float | None,
     strength: float,
+    guide: Path | None,
     quality: int,
     max_mpixel: float | None,
     overwrite: bool,
     as_json: bool,
     quiet: bool,
 ) -> None:
+    from fastrestore import zoo
+
+    if guide is not None and model is None:
+        model = zoo.default(task, "guided")
     restorer = _restorer(task, model, options, sigma)
+    if guide is not None and not restorer.info["takes_guide"]:
+        raise typer.BadParameter(f"{restorer.info['model']} takes no guide: leave --guide out")
     from fastrestore.errors import ImageError, MissingDependency
 
     results, failures = [], []
@@ -142,6 +158,7 @@ def _restore_all(
                     quality=quality,
                     max_pixels=None if max_mpixel is None else int(max_mpixel * 1e6),
                     progress=_ticker(bar, f"{show_name(source)} ({number} of {len(targets)})"),
+                    guide=guide,
                 )
                 result |= {"ok": True, **report}
             except (ImageError, MissingDependency, MemoryError, OSError) as error:

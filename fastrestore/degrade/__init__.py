@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 from fastrestore.degrade.blur import Blur, blur, make_kernel
 from fastrestore.degrade.ct import LowDose, low_dose
+from fastrestore.degrade.guide import Guide, guide
 from fastrestore.degrade.handheld import Handheld, handheld
 from fastrestore.degrade.jpeg import Jpeg, jpeg
 from fastrestore.degrade.moire import Moire, moire
@@ -28,6 +29,7 @@ __all__ = [
     "CLIPS",
     "KINDS",
     "Blur",
+    "Guide",
     "Handheld",
     "Jpeg",
     "LowDose",
@@ -38,6 +40,7 @@ __all__ = [
     "Shaken",
     "Turn",
     "blur",
+    "guide",
     "handheld",
     "jpeg",
     "low_dose",

@@ -1,5 +1,5 @@
-"""Clips from still pictures in which every frame is degraded anew: a screen filmed by hand, whose moiré moves by more than
-the camera does, and a shaken camera, whose frames are blurred each in its own way.  Clean frames lie as theirs do.
+"""Clips from still pictures in which every frame is degraded anew: a screen filmed by hand, whose moiré moves by more
+than the camera does, and a shaken camera, whose frames are blurred each in its own way.  Clean frames lie as theirs do.
 """
 
 import math
@@ -123,8 +123,8 @@ def shaken(
 
     The way is the camera's slow motion plus a shake of its own (blur.trajectory) whose mean is 0, so that blurred and
     clean frames lie alike.  image: float [H, W, C] in [0, 1], C 1 or 3; beyond its borders it is taken as mirrored.
-    frames, side: of the clip, at least 1; None: three quarters of the picture's shorter side.  parameters: drawn from the
-    seed where not given.  seed: an integer makes the result repeatable.
+    frames, side: of the clip, at least 1; None: three quarters of the picture's shorter side.  parameters: drawn from
+    the seed where not given.  seed: an integer makes the result repeatable.
     Raises TypeError for integer images, ValueError for other shapes.
     """
     picture = checked("degrade.shaken", image)

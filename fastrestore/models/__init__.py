@@ -18,6 +18,7 @@ from fastrestore.models.estrnn import ESTRNN
 from fastrestore.models.fastdvdnet import FastDVDnet
 from fastrestore.models.ffdnet import FFDNet
 from fastrestore.models.fusion_unet import FusionUNet
+from fastrestore.models.guided_unet import GuidedUNet
 from fastrestore.models.mimo_unet import MIMOUNet
 from fastrestore.models.nafnet import NAFNet
 from fastrestore.models.recurrent_unet import RecurrentUNet
@@ -38,6 +39,7 @@ MODELS: dict[str, type[nn.Module]] = {
     "fastdvdnet": FastDVDnet,
     "ffdnet": FFDNet,
     "fusion-unet": FusionUNet,
+    "guided-unet": GuidedUNet,
     "mimo-unet": MIMOUNet,
     "nafnet": NAFNet,
     "recurrent-unet": RecurrentUNet,

@@ -61,7 +61,7 @@ class BurstFusion(nn.Module):
         self.halo = 2 * 10 + 1  # ten convolutions at half resolution, and the grid
 
     def forward(self, shots: Tensor, alone: Tensor, known: Tensor) -> Tensor:
-        count, each, channels, height, width = shots.shape
+        count, each, _, height, width = shots.shape
         bottom, right = -height % self.multiple_of, -width % self.multiple_of
         shots, alone, known = (
             F.pad(part.flatten(0, 1), (0, right, 0, bottom), mode="replicate").unflatten(0, (count, each))

@@ -1,5 +1,5 @@
-"""Recurrent U-Net for video and bursts, our own: the U-Net restores each frame by itself, then a small recurrent network
-fuses the result with the one before.
+"""Recurrent U-Net for video and bursts, our own: the U-Net restores each frame by itself, then a small recurrent
+network fuses the result with the one before.
 
 What blurs or covers one frame has left the next, so their restored versions differ where one of them is wrong.  The
 fusion sees the frame, its result alone, the fused result before it, and hidden features that a convolutional GRU
@@ -63,7 +63,7 @@ class RecurrentUNet(UNet):
 
 
 class RecurrentFusion(nn.Module):
-    """forward(x, frame, hidden, alone) -> (restored, next frame, next hidden, alone), the signature of a plan with states.
+    """forward(x, frame, hidden, alone) -> (restored, the next frame, the next hidden, alone), as a plan with states.
 
     x, alone: a frame and its result alone, [N, C, H, W].  frame: the fused result before, and in one more channel how
     much of it is known: 0 for nothing, then 1 - 2^-n after n frames.  hidden: [N, hidden, H / 2, W / 2].

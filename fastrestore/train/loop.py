@@ -16,7 +16,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from fastrestore import checkpoint, engine, models, zoo
+from fastrestore import checkpoint, degrade, engine, models, zoo
 from fastrestore.data import (
     BurstSampler,
     ClipSampler,
@@ -34,10 +34,9 @@ from fastrestore.train.losses import weighted
 from fastrestore.train.recipe import Recipe, data_folders
 from fastrestore.train.validation import Validated, Validation
 
-Fused = (
-    models.RecurrentUNet,
-    models.BurstUNet,
-)  # learn to fuse what their U-Net, which stays as it is, makes of each frame
+# These learn to fuse what their U-Net, which stays as it is, makes of each frame.
+Fused = models.RecurrentUNet, models.BurstUNet
+MISSING, USELESS = 0.3, 0.15  # shares of patches without a guide, and with that of another patch
 
 
 class Batch(NamedTuple):
@@ -46,6 +45,7 @@ class Batch(NamedTuple):
     clean: Tensor  # [N, C, H, W]
     degraded: Tensor  # likewise
     sigma: Tensor | None = None  # [N]
+    guide: Tensor | None = None  # as GuidedUNet takes it
 
     def to(self, device: str) -> "Batch":
         return Batch(*(part if part is None else part.to(device) for part in self))
@@ -190,10 +190,10 @@ class _Run:
     def _learn(self, batch: Batch, rate: float, critic: Critic | None) -> Tensor:
         """Adds the gradients of a batch of pictures to the parameters', and returns the loss, detached."""
         recipe = self.recipe
-        clean, degraded, sigma = batch
+        clean, degraded, sigma, guide = batch
         with torch.autocast(clean.device.type, torch.bfloat16, enabled=recipe.precision == "bfloat16"):
-            restored = self.model(degraded, sigma) if self.model.takes_sigma else self.model(degraded)
-            restored = restored.float()
+            given = [part for part in (sigma if self.model.takes_sigma else None, guide) if part is not None]
+            restored = self.model(degraded, *given).float()
             if critic:
                 critic.learn(clean, restored.detach(), rate / recipe.learning_rate)
             verdict = critic.judge(clean, restored) if critic else 0.0
@@ -300,6 +300,8 @@ def _batches(
         return lambda step: sequences.as_batch(clips(step))
     if not recipe.degradation:
         clean = PatchSampler(pictures, recipe.patch, recipe.batch, recipe.grey, recipe.seed)
+        if isinstance(model, models.GuidedUNet):
+            return lambda step: _guided(recipe, _noisy(recipe, clean, step), step)
         return lambda step: _noisy(recipe, clean, step)
     pairs = make_pairs(
         pictures,
@@ -317,6 +319,18 @@ def _batches(
         return Batch(clean, degraded.contiguous(memory_format=torch.channels_last))
 
     return pair
+
+
+def _guided(recipe: Recipe, batch: Batch, step: int) -> Batch:
+    """With a guide for each patch: one that fits, or none, or one of another patch, which is of no use."""
+    rng = np.random.default_rng([recipe.seed, step])
+    pictures = batch.clean.permute(0, 2, 3, 1).numpy()
+    guides = np.zeros((*pictures.shape[:3], 4), np.float32)
+    for i, drawn in enumerate(rng.random(len(pictures))):
+        if drawn >= MISSING:
+            of = i - 1 if drawn < MISSING + USELESS else i
+            guides[i, ..., :3], guides[i, ..., 3] = degrade.guide(pictures[of], seed=rng).image, 1
+    return batch._replace(guide=torch.from_numpy(guides).permute(0, 3, 1, 2))
 
 
 def _sequences(

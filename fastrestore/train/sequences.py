@@ -66,7 +66,8 @@ def learn(model: nn.Module, batch: ClipBatch, loss: Loss, truncate: int, judged:
     """Adds the gradients of a batch of clips to the model's, and returns the mean loss, detached.
 
     The state goes through the whole clip; gradients go back through `truncate` frames at most (0: all), so that
-    memory need not grow with the clip.  The first frame and each `judged`-th after it are restored; the model watches the others.
+    memory need not grow with the clip.  The first frame and each `judged`-th after it are restored; the model watches
+    the others.
     """
     clean, degraded, flow, sigma, alone = batch
     frames = clean.shape[0]

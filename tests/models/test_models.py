@@ -19,6 +19,7 @@ SMALL = {
     "fastdvdnet": {"width": 4, "frame_width": 2},
     "ffdnet": {"width": 6, "depth": 4},
     "fusion-unet": {"widths": (4, 6), "blocks": 1, "hidden": 4},
+    "guided-unet": {"widths": (4, 6), "blocks": 1, "guide_width": 4},
     "mimo-unet": {"width": 4, "blocks": 1},
     "nafnet": {"width": 4, "encoder_blocks": (1, 1), "middle_blocks": 1, "decoder_blocks": (1, 1)},
     "recurrent-unet": {"widths": (4, 6), "blocks": 1, "width": 4, "hidden": 4},

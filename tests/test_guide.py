@@ -1,0 +1,129 @@
+"""A guide beside the picture: how it enters, what without one, sizes, files and the command."""
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from PIL import Image as PilImage
+from test_burst import run
+
+import fastrestore as fr
+from fastrestore import checkpoint, degrade, image, models
+from fastrestore.degrade import Guide
+
+
+def small():
+    torch.manual_seed(0)
+    model = fr.create("guided-unet", widths=(16, 16), blocks=1, guide_width=16).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.3 * parameter[0].numel() ** -0.5)
+    return model
+
+
+@pytest.fixture(scope="module")
+def model():
+    return small()
+
+
+@pytest.fixture(scope="module")
+def restorer(model):
+    return fr.Restorer(model, threads=1)
+
+
+def pictures(height=37, width=52, dtype=np.uint8):
+    rng = np.random.default_rng(0)
+    both = [cv2.resize(rng.integers(0, 256, (5, 7, 3), np.uint8), (width, height)) for _ in range(2)]
+    return [part if dtype == np.uint8 else (part / 255).astype(dtype) for part in both]
+
+
+def test_a_plan_gives_what_the_module_does(model, restorer):
+    picture, guide = pictures(dtype=np.float32)
+    x, g = (torch.from_numpy(part).permute(2, 0, 1)[None] for part in (picture, guide))
+    with torch.no_grad():
+        guided, alone = model(x, 20.0, torch.cat([g, torch.ones_like(g[:, :1])], 1)), model(x, 20.0)
+    assert (guided - alone).abs().max() > 0.05
+    for given, expected in ((guide, guided), (None, alone)):
+        result = restorer(picture, sigma=20, clip=False, guide=given)
+        np.testing.assert_allclose(result, expected[0].permute(1, 2, 0).numpy(), atol=1e-5)
+
+
+def test_without_a_guide_it_is_a_unet(model):
+    unet = models.create("unet", widths=(16, 16), blocks=1)
+    unet.load_state_dict({name: model.state_dict()[name] for name in unet.state_dict()})
+    x = torch.rand(1, 3, 19, 22)
+    nothing = torch.zeros(1, 4, 19, 22)
+    with torch.no_grad():
+        assert torch.equal(model(x, 20.0), unet(x, 20.0))
+        torch.testing.assert_close(model(x, 20.0, nothing), unet(x, 20.0))
+
+
+def test_a_guide_is_of_one_picture(restorer):
+    picture, guide = pictures()
+    before = restorer(picture, sigma=20)
+    guided = restorer(picture, sigma=20, guide=guide)
+    assert not np.array_equal(before, guided)
+    assert np.array_equal(before, restorer(picture, sigma=20))
+
+
+def test_kinds_of_guides(restorer):
+    picture, guide = pictures()
+    expected = restorer(picture, sigma=20, guide=guide)
+    rgba = np.dstack([guide, guide[..., :1]])
+    tensor = torch.from_numpy(guide).permute(2, 0, 1)[None]
+    deep = guide.astype(np.uint16) * 257
+    for other in (PilImage.fromarray(guide), rgba, tensor, deep, guide / 255):
+        np.testing.assert_allclose(restorer(picture, sigma=20, guide=other).astype(int), expected, atol=1)
+    grey = restorer(picture, sigma=20, guide=guide[..., 0])
+    assert np.array_equal(grey, restorer(picture, sigma=20, guide=np.repeat(guide[..., :1], 3, 2)))
+
+
+def test_what_does_not_fit_is_refused(restorer):
+    picture, guide = pictures()
+    with pytest.raises(fr.ImageError, match="a guide of 52 x 30 pixels for a picture of 52 x 37"):
+        restorer(picture, sigma=20, guide=guide[:30])
+    with pytest.raises(fr.ImageError, match="NaN"):
+        restorer(picture, sigma=20, guide=np.full((37, 52), np.nan, np.float32))
+    with pytest.raises(ValueError, match="takes no guide"):
+        fr.Restorer(fr.create("unet", widths=(16, 16), blocks=1))(picture, sigma=20, guide=guide)
+    assert np.array_equal(restorer(picture, sigma=20), restorer(picture, sigma=20, guide=None))
+
+
+def test_files_and_the_command(model, restorer, tmp_path):
+    path, source, beside, out = (tmp_path / name for name in ("m.safetensors", "a.png", "b.png", "c.png"))
+    checkpoint.save(model, path)
+    picture, guide = pictures()
+    for file, pixels in ((source, picture), (beside, guide)):
+        image.write(file, image.Image(pixels))
+    options = ["-o", out, "--sigma", 20, "--model", path, "--threads", 1]
+    assert run("denoise", source, *options, "--guide", beside) == 0
+    assert np.array_equal(image.read(out).pixels, restorer(picture, sigma=20, guide=guide))
+    image.write(beside, image.Image(guide[:-1]))
+    assert run("denoise", source, *options, "--overwrite", "--guide", beside) == 1
+    assert run("denoise", source, source, *options, "--guide", beside) == 2
+    assert run("denoise", source, *options, "--burst", "--guide", beside) == 2
+    options[5] = "denoise-cnn"
+    assert run("denoise", source, *options, "--overwrite", "--guide", beside) == 2
+
+
+@pytest.mark.parametrize("kind", ["flash", "infrared", "depth"])
+def test_guides_share_the_pictures_edges(kind):
+    picture = np.full((48, 64, 3), (0.2, 0.4, 0.1), np.float32)
+    picture[:, 30:] = (0.8, 0.5, 0.9)
+    p = Guide(kind=kind, mix=(0.9, 0.4, 0.2), falloff=0.2, sigma=1.0)
+    first, again = (degrade.guide(picture, p, seed=0).image for _ in range(2))
+    np.testing.assert_array_equal(first, again)
+    assert first.shape == picture.shape
+    assert 0 <= first.min() <= first.max() <= 1
+    steps = np.abs(np.diff(first.mean((0, 2))))
+    assert abs(int(np.argmax(steps)) - 29) <= 1
+    assert np.abs(first - picture).mean() > 0.03
+    grey = degrade.guide(picture[..., 0], seed=3)
+    assert grey.image.shape == picture.shape
+    assert grey.parameters == degrade.guide(picture[..., 0], seed=3).parameters
+
+
+def test_wrong_guides_are_named():
+    for wrong in ({"kind": "sonar"}, {"levels": 9}, {"gamma": 0.0}, {"falloff": 1.2}):
+        with pytest.raises(ValueError, match=next(iter(wrong))):
+            Guide(**wrong)
