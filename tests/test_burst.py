@@ -105,6 +105,53 @@ def test_kinds_and_what_is_no_burst(restorer):
 
 
 @pytest.fixture(scope="module")
+def fusing():
+    torch.manual_seed(0)
+    model = fr.create("burst-unet", widths=(16, 16), blocks=1, sigma=False, width=16)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.3 * parameter[0].numel() ** -0.5)
+    return model
+
+
+def test_shots_in_any_order_give_the_same_bits(fusing):
+    restorer = fr.Restorer(fusing, threads=1)
+    taken, _ = shots(5, sigma=5)
+    taken[1] = cv2.GaussianBlur(taken[1], (0, 0), 1)
+    whole, notices = quiet(restorer, taken)
+    assert notices == []
+    rng = np.random.default_rng(0)
+    for _ in range(4):
+        assert np.array_equal(whole, quiet(restorer, [taken[i] for i in rng.permutation(5)])[0])
+    fewer = quiet(restorer, taken[:4])[0]
+    assert not np.array_equal(whole, fewer)
+    alone = quiet(restorer, taken[:1])[0]
+    assert np.array_equal(alone, restorer(taken[0]))
+    streamed = list(restorer.stream(taken[:2]))
+    assert all(np.array_equal(a, restorer(b)) for a, b in zip(streamed, taken, strict=False))
+
+
+def test_tiles_of_a_fusion_change_nothing_but_rounding(fusing):
+    taken, _ = shots(3, sigma=5, dtype=np.float32)
+    kept = 3 * burst.BYTES_KEPT * 112 * 128
+    tile = 3 * burst.BYTES_FUSING * (2 * 22 + 24) ** 2
+    results = [quiet(fr.Restorer(fusing, threads=1, memory=memory), taken)[0] for memory in ("1GiB", kept + tile)]
+    np.testing.assert_allclose(*results, atol=2e-5)
+    with pytest.raises(fr.MemoryBudgetError, match="shots take"):
+        fr.Restorer(fusing, threads=1, memory=kept - 1).burst(taken, notices=[])
+
+
+def test_grey_bursts_and_strength(fusing):
+    restorer = fr.Restorer(fusing, threads=1)
+    taken, _ = shots(3, sigma=5)
+    grey = [shot[..., 0] for shot in taken]
+    result = quiet(restorer, grey, reference=0)[0]
+    assert result.shape == grey[0].shape
+    assert np.array_equal(quiet(restorer, grey, reference=0, strength=0.0)[0], grey[0])
+    assert not np.array_equal(result, grey[0])
+
+
+@pytest.fixture(scope="module")
 def model_file(tmp_path_factory):
     path = tmp_path_factory.mktemp("model") / "m.safetensors"
     checkpoint.save(create("fusion-unet"), path)

@@ -85,6 +85,7 @@ def test_every_architecture_comes_back(name, tmp_path):
         "drunet": {"widths": (4, 4, 4, 4)},
         "esdnet": {"encoder_width": 4},
         "fusion-unet": {"widths": (4, 6)},
+        "guided-unet": {"widths": (4, 6)},
         "recurrent-unet": {"widths": (4, 6)},
         "restormer": {"width": 8},
         "scunet": {"width": 8, "head_width": 4},

@@ -11,6 +11,7 @@ from PIL import Image as PilImage
 
 import fastrestore as fr
 from fastrestore import align, estimate
+from fastrestore.layers import carried
 from fastrestore.restorer import Stream
 from fastrestore.stream import ESTIMATE_EVERY, NoiseLevel, TiledRunner
 
@@ -93,6 +94,27 @@ def test_tiles_change_nothing_but_rounding():
         TiledRunner(model, states).run(frames[0], sigma=12.0)
 
 
+def test_a_plan_and_its_fusions_give_what_the_module_does():
+    model = create("recurrent-unet")
+    restorer = fr.Restorer(model, threads=1, memory="64MiB")
+    assert restorer.info["path"] == Stream(restorer).info["path"] == "plan"
+    session, state = Stream(restorer), None
+    for frame in clip(4, height=45, width=61, dtype=np.float32):
+        x = torch.from_numpy(frame).permute(2, 0, 1)[None]
+        with torch.inference_mode():
+            alone = model(x, 12.0)
+            outline = align.outline(alone[0].permute(1, 2, 0).numpy())
+            if state is not None:
+                flow = torch.from_numpy(align.flow(outline, before)).permute(2, 0, 1)[None]
+                state = carried(state, flow)
+            expected, state = model.step(x, 12.0, state)
+        before = outline
+        result = session(frame, sigma=12.0, clip=False)
+        np.testing.assert_allclose(result, expected[0].permute(1, 2, 0).numpy(), atol=2e-4)
+    with pytest.raises(fr.MemoryBudgetError, match="states"):
+        list(fr.Restorer(model, threads=1, memory="256KiB").stream(clip(1), sigma=12))
+
+
 def test_a_scene_change_begins_anew(restorer):
     first, second = list(clip(3)), list(clip(3, seed=7))
     together = list(restorer.stream(first + second, sigma=12))
@@ -141,18 +163,18 @@ def test_a_model_for_pictures_restores_each_frame_by_itself():
 
 
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="the resident memory is read from /proc")
-def test_memory_does_not_grow_with_the_clip():
+def test_memory_does_not_grow_with_the_clip(restorer):
     def resident():
         return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
-    runner = TiledRunner(create("fusion-unet"))
+    session = Stream(restorer)
     frame = scene(0, 24, 32)
     for _ in range(100):
-        runner.run(frame, sigma=12.0)
+        session(frame, sigma=12.0)
     before = resident()
     for _ in range(2000):
-        runner.run(frame, sigma=12.0)
-    state = sum(array.nbytes for array in runner.arrays().values())
+        session(frame, sigma=12.0)
+    state = sum(array.nbytes for name, array in session.state().items() if name != "noise")
     assert state == 24 * 32 * (1 + 4 * (4 + 16 // 4))
     assert resident() - before < 200 * state  # kept states would be 2000 of them
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from fastrestore import align, burst, degrade
 
-VERSION = 1  # counted up when what is made changes: sequences made before are then not used
+VERSION = 2  # counted up when what is made changes: sequences made before are then not used
 Restore = Callable[[np.ndarray], np.ndarray]  # one frame, float32 [H, W, 3], by itself
 
 

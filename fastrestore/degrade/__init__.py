@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 from fastrestore.degrade.blur import Blur, blur, make_kernel
 from fastrestore.degrade.ct import LowDose, low_dose
+from fastrestore.degrade.guide import KINDS as GUIDES
 from fastrestore.degrade.guide import Guide, guide
 from fastrestore.degrade.handheld import Handheld, handheld
 from fastrestore.degrade.jpeg import Jpeg, jpeg
@@ -27,6 +28,7 @@ CLIPS: dict[str, Callable] = {"moving-moire": moving_moire, "shaken": shaken}
 
 __all__ = [
     "CLIPS",
+    "GUIDES",
     "KINDS",
     "Blur",
     "Guide",

@@ -1,8 +1,7 @@
 """Guides: what another sensor, or the same one under a flash, sees of a picture's scene, with little noise of its own.
 
 A still picture does not say what a flash or an infrared camera would have seen, nor how far away things are.  What is
-made here shares the picture's edges, as such guides do, and differs in what they differ in: colours and tones, light and
-shadow, texture.
+made here shares the picture's edges, as such guides do, and differs as they do: in colours and tones, light, texture.
 """
 
 import math

@@ -93,10 +93,10 @@ class Shaken:
 
     @classmethod
     def random(cls, rng: np.random.Generator) -> "Shaken":
-        """Blur as Blur.random's and slighter, while the camera moves by at most some two pixels a frame."""
+        """Blur as Blur.random's, now slight, now strong, while the camera moves by at most some two pixels a frame."""
         return cls(
             motion=_steady(rng, rng.uniform(0.8, 1.6), turn=0.2),
-            shake=(0.7, rng.uniform(4, 9)),
+            shake=(1.5, rng.uniform(4, 9)),
             anxiety=10 ** rng.uniform(-3, -1.5),
             sigma=rng.uniform(0.0, 0.8),
         )

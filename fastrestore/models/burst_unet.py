@@ -52,12 +52,13 @@ class BurstFusion(nn.Module):
         self.block = ResidualBlock(width)
         self.compare = nn.Conv2d(3 * width, width, 3, padding=1)
         self.decide = ResidualBlock(width)
-        self.weight = nn.Conv2d(width, pixels, 3, padding=1)
+        self.weight = nn.Conv2d(width, 2 * pixels, 3, padding=1)
         self.finish = ResidualBlock(width)
         self.change = nn.Conv2d(width, pixels, 3, padding=1)
         for layer in (self.weight, self.change):
             nn.init.normal_(layer.weight, std=1e-3)
             nn.init.zeros_(layer.bias)
+        nn.init.constant_(self.weight.bias[pixels:], -3.0)  # at first little of the shots as they came
         self.halo = 2 * 10 + 1  # ten convolutions at half resolution, and the grid
 
     def forward(self, shots: Tensor, alone: Tensor, known: Tensor) -> Tensor:
@@ -73,9 +74,9 @@ class BurstFusion(nn.Module):
         y = conv2d(self.compare, torch.cat([y, *_pooled(y, count)], 1), activation="relu")
         y = self.decide(y)
         weights = F.pixel_shuffle(conv2d(self.weight, y), 2).float().unflatten(0, (count, each))
-        weights = (weights + UNKNOWN * (1 - known)).softmax(1)
+        weights = torch.cat((weights + UNKNOWN * (1 - known)).chunk(2, 2), 1).softmax(1)
         change = F.pixel_shuffle(conv2d(self.change, self.finish(y.unflatten(0, (count, each)).amax(1))), 2)
-        return ((weights * alone).sum(1) + change)[..., :height, :width]
+        return ((weights * torch.cat([alone, shots], 1)).sum(1) + change)[..., :height, :width]
 
 
 def _pooled(y: Tensor, count: int) -> list[Tensor]:

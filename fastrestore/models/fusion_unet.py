@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fastrestore.layers import State, conv2d, pad_to_multiple, sigma_map
+from fastrestore.layers import ConvGRU, State, conv2d, pad_to_multiple, sigma_map
 from fastrestore.models.unet import UNet, UNetConfig
 
 FLOOR = 2 / 255  # noise that is always expected: rounding, and what a flow misses
@@ -50,8 +50,7 @@ class FusionUNet(UNet):
         hidden, pixels = config.hidden, 4 * config.channels
         self.frame_channels = config.channels + 1
         self.compare = nn.Conv2d(2 * pixels + 10, hidden, 3, padding=1)
-        self.gates = nn.Conv2d(2 * hidden, 2 * hidden, 3, padding=1)
-        self.candidate = nn.Conv2d(2 * hidden, hidden, 3, padding=1)
+        self.gru = ConvGRU(hidden, hidden)
         self.change = nn.Conv2d(hidden, 8, 3, padding=1)
         self.doubt = nn.Conv2d(pixels + hidden, config.widths[0], 3, padding=1, bias=False)
         nn.init.zeros_(self.change.weight)
@@ -108,10 +107,7 @@ class FusionUNet(UNet):
         pixels = [difference.clamp(-6, 6) * (worth > 0), image, worth.log1p()]
         planes = [seen.clamp(max=1e4).log1p(), excess.log1p(), F.avg_pool2d(level, 2)]
         seen = torch.cat([F.pixel_unshuffle(torch.cat(pixels, 1), 2), *planes], 1)
-        y = conv2d(self.compare, seen, activation="relu")
-        update, reset = conv2d(self.gates, torch.cat([y, hidden.to(y.dtype)], 1)).sigmoid().chunk(2, 1)
-        candidate = conv2d(self.candidate, torch.cat([y, (reset * hidden).to(y.dtype)], 1)).tanh()
-        hidden = hidden + update * (candidate - hidden)
+        hidden = self.gru(conv2d(self.compare, seen, activation="relu"), hidden)
         factor, least = F.pixel_shuffle(conv2d(self.change, hidden).float(), 2).clamp(-8, 8).exp().chunk(2, 1)
         moved = (
             F.interpolate(excess, scale_factor=2) * factor + least

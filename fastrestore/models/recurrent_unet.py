@@ -3,10 +3,10 @@ network fuses the result with the one before.
 
 What blurs or covers one frame has left the next, so their restored versions differ where one of them is wrong.  The
 fusion sees the frame, its result alone, the fused result before it, and hidden features that a convolutional GRU
-(Ballas et al., 2016) keeps at half resolution; it says at each pixel how much of the past counts, and what to change
-besides.  The state knows no motion: whoever calls carries it from frame to frame with layers.carried, by the flow
-between results, in which there is less blur and moiré than in the frames to be misled by.  A frame without a state
-passes as through the U-Net.
+(Ballas et al., 2016) keeps at half resolution.  It says at each pixel how much of the past counts, how much of the
+frame as it came, and what to change besides.  A frame without a state passes as through the U-Net.
+The state knows no motion: whoever calls carries it from frame to frame with layers.carried, by the flow between
+results, in which there is less blur and moiré than in the frames to be misled by.
 """
 
 from dataclasses import dataclass
@@ -80,10 +80,11 @@ class RecurrentFusion(nn.Module):
         self.look = nn.Conv2d(3 * pixels + 4 + config.hidden, width, 3, padding=1)
         self.blocks = nn.Sequential(*[ResidualBlock(width) for _ in range(config.depth)])
         self.gru = ConvGRU(width, config.hidden)
-        self.mix = nn.Conv2d(width, 2 * pixels, 3, padding=1)
+        self.mix = nn.Conv2d(width, 3 * pixels, 3, padding=1)
         nn.init.normal_(self.mix.weight, std=1e-3)
         with torch.no_grad():
-            self.mix.bias.copy_(torch.tensor([1.0] * pixels + [0.0] * pixels))  # at first, most of what is known counts
+            # At first most of what is known of the past counts, and little of the frame as it came.
+            self.mix.bias.copy_(torch.tensor([1.0] * pixels + [-3.0] * pixels + [0.0] * pixels))
         self.halo = 2 * (2 + 2 * config.depth + 2) + 1  # at half resolution two convolutions, blocks, GRU; and the grid
 
     def forward(self, x: Tensor, frame: Tensor, hidden: Tensor, alone: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -91,6 +92,6 @@ class RecurrentFusion(nn.Module):
         known = known.clamp(0, 1)
         pixels = F.pixel_unshuffle(torch.cat([x, alone, last, known], 1), 2)
         y = self.blocks(conv2d(self.look, torch.cat([pixels, hidden], 1), activation="relu"))
-        share, change = F.pixel_shuffle(conv2d(self.mix, y), 2).chunk(2, 1)
-        restored = alone + known * (share.sigmoid() * (last - alone) + change)
+        past, raw, change = F.pixel_shuffle(conv2d(self.mix, y), 2).chunk(3, 1)
+        restored = alone + known * (past.sigmoid() * (last - alone) + raw.sigmoid() * (x - alone) + change)
         return restored, torch.cat([restored, 0.5 * known + 0.5], 1), self.gru(y, hidden), alone
