@@ -98,7 +98,7 @@ def test_a_plan_and_its_fusions_give_what_the_module_does():
     model = create("recurrent-unet")
     restorer = fr.Restorer(model, threads=1, memory="64MiB")
     assert restorer.info["path"] == Stream(restorer).info["path"] == "plan"
-    session, state = Stream(restorer), None
+    session, state, before = Stream(restorer), None, None
     for frame in clip(4, height=45, width=61, dtype=np.float32):
         x = torch.from_numpy(frame).permute(2, 0, 1)[None]
         with torch.inference_mode():
