@@ -22,7 +22,7 @@ BYTES_PER_PIXEL = 640  # of a tile while a step runs; measured 475 to 561 with w
 Put = Callable[[Tile, np.ndarray, np.ndarray], None]  # a tile, what came and what was restored of its core
 Progress = Callable[[float], object]
 
-NO_PLAN = "no plan divides images by images, as the filter over time does"  # FusionUNet's step
+NO_PLAN = "no plan has the roots, logarithms and quotients of images that its filter over time takes"  # FusionUNet
 ESTIMATE_EVERY = 24  # frames between two estimates of the noise level, whose mean is used
 
 

@@ -63,7 +63,7 @@ def train(
         "name": plan.name,
         "task": task,
         "family": family,
-        "input": "video" if plan.frames else "image",
+        "input": "image" if not plan.frames else "burst" if plan.architecture == "burst-unet" else "video",
         "data": ", ".join(Path(folder).name for folder in plan.folders),
         "licence": plan.licence,
         "recipe": asdict(plan),

@@ -15,6 +15,8 @@ from torch import Tensor, nn
 from fastrestore.layers import ResidualBlock, conv2d
 from fastrestore.models.unet import UNet, UNetConfig
 
+GAIN = 8.0  # of the differences between pictures, which are small against what they differ in
+SLOPE = 0.1  # of the activations below zero: plain ones died in training, all of them
 UNKNOWN = -30.0  # added to the weight's logarithm of what a shot does not show
 
 
@@ -48,7 +50,7 @@ class BurstFusion(nn.Module):
     def __init__(self, config: BurstUNetConfig):
         super().__init__()
         pixels, width = 4 * config.channels, config.width
-        self.look = nn.Conv2d(4 * pixels + 4, width, 3, padding=1)
+        self.look = nn.Conv2d(3 * pixels + 4, width, 3, padding=1)
         self.block = ResidualBlock(width)
         self.compare = nn.Conv2d(3 * width, width, 3, padding=1)
         self.decide = ResidualBlock(width)
@@ -58,7 +60,8 @@ class BurstFusion(nn.Module):
         for layer in (self.weight, self.change):
             nn.init.normal_(layer.weight, std=1e-3)
             nn.init.zeros_(layer.bias)
-        nn.init.constant_(self.weight.bias[pixels:], -3.0)  # at first little of the shots as they came
+        nn.init.constant_(self.weight.bias[pixels:], -3.0)  # at first little of the shots as they came,
+        self.own = nn.Parameter(torch.ones(()))  # and more of the reference, by this in the logarithm
         self.halo = 2 * 10 + 1  # ten convolutions at half resolution, and the grid
 
     def forward(self, shots: Tensor, alone: Tensor, known: Tensor) -> Tensor:
@@ -68,13 +71,17 @@ class BurstFusion(nn.Module):
             F.pad(part.flatten(0, 1), (0, right, 0, bottom), mode="replicate").unflatten(0, (count, each))
             for part in (shots, alone, known)
         )
-        reference = torch.cat([shots, alone], 2)[:, :1].expand(-1, each, -1, -1, -1)
-        pixels = torch.cat([shots, alone, reference, known], 2).flatten(0, 1)
-        y = self.block(conv2d(self.look, F.pixel_unshuffle(pixels, 2), activation="relu"))
-        y = conv2d(self.compare, torch.cat([y, *_pooled(y, count)], 1), activation="relu")
+        reference = alone[:, :1].expand_as(alone)
+        seen = [reference - 0.5, GAIN * (alone - reference), GAIN * (shots - alone), known]
+        pixels = torch.cat(seen, 2).flatten(0, 1)
+        y = self.block(conv2d(self.look, F.pixel_unshuffle(pixels, 2), activation="leaky_relu", slope=SLOPE))
+        y = conv2d(self.compare, torch.cat([y, *_pooled(y, count)], 1), activation="leaky_relu", slope=SLOPE)
         y = self.decide(y)
         weights = F.pixel_shuffle(conv2d(self.weight, y), 2).float().unflatten(0, (count, each))
-        weights = torch.cat((weights + UNKNOWN * (1 - known)).chunk(2, 2), 1).softmax(1)
+        weights = (
+            weights + UNKNOWN * (1 - known) + self.own * (torch.arange(each, device=y.device) == 0).view(-1, 1, 1, 1)
+        )
+        weights = torch.cat(weights.chunk(2, 2), 1).softmax(1)
         change = F.pixel_shuffle(conv2d(self.change, self.finish(y.unflatten(0, (count, each)).amax(1))), 2)
         return ((weights * torch.cat([alone, shots], 1)).sum(1) + change)[..., :height, :width]
 

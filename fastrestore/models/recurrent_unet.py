@@ -18,6 +18,9 @@ from torch import Tensor, nn
 from fastrestore.layers import ConvGRU, ResidualBlock, State, conv2d, pad_to_multiple
 from fastrestore.models.unet import UNet, UNetConfig
 
+GAIN = 8.0  # of the differences between pictures, which are small against what they differ in
+SLOPE = 0.1  # of the activation below zero: a plain one died in training, all of it
+
 
 @dataclass(frozen=True)
 class RecurrentUNetConfig(UNetConfig):
@@ -90,8 +93,10 @@ class RecurrentFusion(nn.Module):
     def forward(self, x: Tensor, frame: Tensor, hidden: Tensor, alone: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         last, known = frame.split([x.shape[1], 1], 1)
         known = known.clamp(0, 1)
-        pixels = F.pixel_unshuffle(torch.cat([x, alone, last, known], 1), 2)
-        y = self.blocks(conv2d(self.look, torch.cat([pixels, hidden], 1), activation="relu"))
-        past, raw, change = F.pixel_shuffle(conv2d(self.mix, y), 2).chunk(3, 1)
-        restored = alone + known * (past.sigmoid() * (last - alone) + raw.sigmoid() * (x - alone) + change)
+        past, raw = known * (last - alone), x - alone
+        pixels = F.pixel_unshuffle(torch.cat([alone - 0.5, GAIN * raw, GAIN * past, known], 1), 2)
+        y = conv2d(self.look, torch.cat([pixels, hidden], 1), activation="leaky_relu", slope=SLOPE)
+        y = self.blocks(y)
+        of_past, of_raw, change = F.pixel_shuffle(conv2d(self.mix, y), 2).chunk(3, 1)
+        restored = alone + of_past.sigmoid() * past + known * (of_raw.sigmoid() * raw + change)
         return restored, torch.cat([restored, 0.5 * known + 0.5], 1), self.gru(y, hidden), alone
