@@ -3,14 +3,35 @@
 from collections.abc import Callable
 from typing import Any
 
+import cv2
 import numpy as np
 
+from fastrestore import align
 from fastrestore.engine import Session
 from fastrestore.errors import ImageError
 
+# Of `resemblance`.  Measured on 16 pictures with three guides each at σ 5, 25 and 50: at least 0.34, 0.28 and 0.19 with
+# their own, at most 0.30, 0.27 and 0.24 with another picture's.
+LEAST = 0.25
+
+
+def resemblance(picture: np.ndarray, guide: np.ndarray) -> float:
+    """How well a guide's edges lie where a picture has its own: their correlation.  Both [H, W, C], of one size."""
+    edges = []
+    for part in (picture, guide):
+        outline = align.outline(part).astype(np.float32)
+        slopes = cv2.Sobel(outline, cv2.CV_32F, 1, 0), cv2.Sobel(outline, cv2.CV_32F, 0, 1)
+        edge = np.sqrt(np.hypot(*slopes))
+        edges.append(edge - edge.mean())
+    a, b = edges
+    return float((a * b).mean() / max(a.std() * b.std(), 1e-6))
+
 
 class GuidedRunner:
-    """Runs a guided plan's session with one guide, with Session.run's signature."""
+    """Runs a guided plan's session with one guide, with Session.run's signature.
+
+    A guide that shows something else is left out, and a notice says so.
+    """
 
     halo = None  # the guide is of the whole picture
 
@@ -21,6 +42,7 @@ class GuidedRunner:
         channels = session.plan.states[0][0] - 1
         plane = np.broadcast_to(guide, (*guide.shape[:2], channels)).astype(np.float32) / np.float32(scale)
         self._guide = np.concatenate([plane, np.ones((*plane.shape[:2], 1), np.float32)], 2)
+        self.notices: list[str] = []
 
     @property
     def info(self) -> dict[str, Any]:
@@ -42,6 +64,10 @@ class GuidedRunner:
             raise ImageError(
                 f"a guide of {of} pixels for a picture of {sides[1]} x {sides[0]}: they must be of one size"
             )
+        alike = resemblance(image, self._guide[..., :-1])
+        if alike < LEAST:
+            self.notices.append(f"the guide is left out: its edges are not the picture's (correlation {alike:.2f})")
+            return self._session.run(image, sigma, strength, clip, out, progress)
         multiple = self._session.plan.multiple_of
         padding = [(0, -side % multiple) for side in sides]
         self._session.states = [np.pad(self._guide, [*padding, (0, 0)], mode="edge")]

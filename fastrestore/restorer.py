@@ -111,13 +111,18 @@ class Restorer:
         strength: 0 (the input) to 1 (fully restored).  clip: False leaves floats outside [0, 1] as they come.
         progress: called with the share done; an exception that it raises stops the work and comes out here.
         guide: for a model that takes one, another picture of the scene, aligned with this one and of its size: depth,
-        infrared or under a flash, of any kind that image may be (its alpha is not looked at).  None: without.
+        infrared or under a flash, of any kind that image may be (its alpha is not looked at).  One that shows something
+        else is left out, with a Python warning.  None: without.
         Raises ImageError for a picture that is empty, not finite or of another kind, and for a guide of another size;
         ValueError for sigma or strength, and for a guide where the model takes none; MemoryBudgetError when the
         budget cannot be kept.
         """
         if guide is not None:
-            return self._with_guide(guide)(image, sigma, strength, clip, progress)
+            guided = self._with_guide(guide)
+            restored = guided(image, sigma, strength, clip, progress)
+            for sentence in guided._runner.notices:
+                warnings.warn(sentence, stacklevel=2)
+            return restored
         self._check(sigma, strength)
         if isinstance(image, Tensor):
             return self._tensor(image, sigma, strength, clip, progress)
@@ -249,9 +254,9 @@ class Restorer:
         """
         if guide is not None:
             guided = self._with_guide(images.read(guide, max_pixels=max_pixels).pixels)
-            return guided.file(
-                source, target, sigma, strength, quality=quality, max_pixels=max_pixels, progress=progress
-            )
+            options = {"quality": quality, "max_pixels": max_pixels, "progress": progress}
+            report = guided.file(source, target, sigma, strength, **options)
+            return report | {"notices": report["notices"] + guided._runner.notices}
         self._check(sigma, strength)
         os.stat(source)  # that it is missing is the more useful message
         source, target, way = Path(source), Path(target), self.way(source, target)

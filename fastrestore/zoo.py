@@ -36,8 +36,8 @@ class Entry:
 
     name: str
     task: str  # denoise, demoire or deblur
-    family: str  # cnn, autoencoder, rnn, gan or attention
-    input: str  # image, burst or video
+    family: str  # cnn, autoencoder, rnn, gan or attention; burst and guided are their own
+    input: str  # image, burst, video or guided
     architecture: str
     channels: int
     takes_sigma: bool  # needs a noise level, given or estimated

@@ -32,8 +32,10 @@ def restorer(model):
 
 
 def pictures(height=37, width=52, dtype=np.uint8):
+    """A picture and a guide that has its edges."""
     rng = np.random.default_rng(0)
-    both = [cv2.resize(rng.integers(0, 256, (5, 7, 3), np.uint8), (width, height)) for _ in range(2)]
+    picture = cv2.resize(rng.integers(0, 256, (5, 7, 3), np.uint8), (width, height))
+    both = [picture, np.ascontiguousarray(255 - picture[..., ::-1] // 2)]
     return [part if dtype == np.uint8 else (part / 255).astype(dtype) for part in both]
 
 
@@ -74,8 +76,23 @@ def test_kinds_of_guides(restorer):
     deep = guide.astype(np.uint16) * 257
     for other in (PilImage.fromarray(guide), rgba, tensor, deep, guide / 255):
         np.testing.assert_allclose(restorer(picture, sigma=20, guide=other).astype(int), expected, atol=1)
-    grey = restorer(picture, sigma=20, guide=guide[..., 0])
-    assert np.array_equal(grey, restorer(picture, sigma=20, guide=np.repeat(guide[..., :1], 3, 2)))
+    plane = cv2.cvtColor(guide, cv2.COLOR_RGB2GRAY)
+    grey = restorer(picture, sigma=20, guide=plane)
+    assert np.array_equal(grey, restorer(picture, sigma=20, guide=np.dstack([plane] * 3)))
+
+
+def test_a_guide_that_shows_something_else_is_left_out(restorer, model, tmp_path):
+    picture, guide = pictures()
+    other = np.ascontiguousarray(np.roll(guide, 21, 1)[::-1])
+    with pytest.warns(UserWarning, match="the guide is left out"):
+        result = restorer(picture, sigma=20, guide=other)
+    assert np.array_equal(result, restorer(picture, sigma=20))
+    paths = [tmp_path / name for name in ("a.png", "b.png", "c.png")]
+    for path, pixels in zip(paths, (picture, other), strict=False):
+        image.write(path, image.Image(pixels))
+    (notice,) = restorer.file(paths[0], paths[2], sigma=20, guide=paths[1])["notices"]
+    assert "left out" in notice
+    assert np.array_equal(image.read(paths[2]).pixels, result)
 
 
 def test_what_does_not_fit_is_refused(restorer):

@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+INPUTS = {"burst-unet": "burst", "guided-unet": "guided"}  # of architectures whose recipes do not say
+
 
 def train(
     recipe: Annotated[Path, typer.Argument(help="A recipe, e.g. recipes/denoise-cnn.toml.")],
@@ -63,7 +65,7 @@ def train(
         "name": plan.name,
         "task": task,
         "family": family,
-        "input": "image" if not plan.frames else "burst" if plan.architecture == "burst-unet" else "video",
+        "input": INPUTS.get(plan.architecture, "video" if plan.frames else "image"),
         "data": ", ".join(Path(folder).name for folder in plan.folders),
         "licence": plan.licence,
         "recipe": asdict(plan),

@@ -36,7 +36,7 @@ from fastrestore.train.validation import Validated, Validation
 
 # These learn to fuse what their U-Net, which stays as it is, makes of each frame.
 Fused = models.RecurrentUNet, models.BurstUNet
-MISSING, USELESS = 0.3, 0.15  # shares of patches without a guide, and with that of another patch
+MISSING, USELESS = 0.2, 0.3  # shares of patches without a guide, and with that of another patch
 
 
 class Batch(NamedTuple):
