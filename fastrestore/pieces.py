@@ -119,8 +119,9 @@ def restore(
     """Restores source into a sink and finishes it; who made the sink leaves it.
 
     make: the pieces, for a result of these segments.  folder: for temporary files.
-    Returns {parts: how many, stages: seconds of each, bottleneck: the stage that the others wait for, waited: the share
-    of the time in which the model had nothing to do, notices}.
+    Returns {parts: how many, stages: seconds of each, shares: of the time in which each was at work (they overlap),
+    bottleneck: the stage that the others wait for, waited: the share of the time in which the model had nothing to do,
+    notices}.
     """
     meter, start = Meter(), time.perf_counter()
     with ExitStack() as stack:
@@ -137,6 +138,7 @@ def restore(
     return {
         "parts": len(work.parts),
         "stages": {stage: round(seconds, 4) for stage, seconds in meter.busy.items()},
+        "shares": {stage: round(seconds / (end - start), 4) for stage, seconds in meter.busy.items()},
         "bottleneck": max(meter.busy, key=meter.busy.get),
         "waited": round(waited / (end - start), 4),
         "notices": sink.notices,

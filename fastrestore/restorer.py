@@ -175,22 +175,40 @@ class Restorer:
         self._check(sigma, strength)
         images.format_of(target)
         pictures = [images.read(source, max_pixels=max_pixels) for source in sources]
+        picture, report = self.burst_pictures(pictures, sigma, strength, reference=reference)
+        report["notices"] += images.write(target, picture, quality=quality)
+        return report
+
+    def burst_pictures(
+        self,
+        pictures: Sequence[images.Image],
+        sigma: float | None = None,
+        strength: float = 1.0,
+        *,
+        reference: int | None = None,
+    ) -> tuple[images.Image, dict[str, Any]]:
+        """Restores the reference of pictures that image.read gave, in its place; returns it and burst_files' report."""
+        self._check(sigma, strength)
         start = time.perf_counter()
         shots = [picture.pixels for picture in pictures]
         restored, reference, notices = self._burst(shots, sigma, strength, True, reference)
         seconds = time.perf_counter() - start
         picture = pictures[reference]
         picture.pixels = restored
-        notices += picture.notices + images.write(target, picture, quality=quality)
         height, width = restored.shape[:2]
         about = {"sigma": sigma, "height": height, "width": width, "seconds": seconds}
-        return about | {"reference": reference, "notices": notices}
+        return picture, about | {"reference": reference, "notices": notices + picture.notices}
+
+    @property
+    def takes_bursts(self) -> bool:
+        """Whether the model makes one picture of several shots."""
+        return stream.is_recurrent(self._module)
 
     def _burst(
         self, shots: Sequence[Any], sigma: float | None, strength: float, clip: bool, reference: int | None
     ) -> tuple[Any, int, list[str]]:
         """The restored picture, the index of the reference, and a sentence for each shot that is left out."""
-        if not stream.is_recurrent(self._module):
+        if not self.takes_bursts:
             raise ValueError(f"{self.name} restores single pictures: a burst needs a model for bursts")
         outlines = [align.outline(_colours(shot)) for shot in shots]
         reference, others, notices = burst.chosen(outlines, reference)
