@@ -55,7 +55,7 @@ def find(
     single = isinstance(inputs, str | os.PathLike)
     if single and not Path(inputs).is_dir():
         raise ImageError(f"{images.show_name(inputs)}: no such folder")
-    files = _walk(Path(inputs), out) if single else [(Path(path), Path(path).name) for path in inputs]
+    files, errors = _walk(Path(inputs), out) if single else ([(Path(path), Path(path).name) for path in inputs], [])
     files = [file for file in files if _wanted(file[1], include, exclude)]
     found = []
     for group, kind in _groups(files, bursts):
@@ -65,6 +65,9 @@ def find(
             if source.is_symlink() and not source.resolve().is_relative_to(Path(inputs).resolve()):
                 job.fault = ImageError(f"{images.show_name(source)}: a link out of the folder, not followed")
         found.append(job)
+    for error in errors:
+        below = Path(error.filename).relative_to(inputs)
+        found.append(Job((Path(inputs, below),), below.as_posix(), out / below, fault=error))
     _check_places(found)
     return found
 
@@ -73,16 +76,17 @@ def is_clip(path: Path) -> bool:
     return path.suffix.lower() in video.SUFFIXES
 
 
-def _walk(folder: Path, out: Path) -> list[tuple[Path, str]]:
-    found = []
-    for place, folders, files in os.walk(folder):
+def _walk(folder: Path, out: Path) -> tuple[list[tuple[Path, str]], list[OSError]]:
+    """The files that may be wanted, with their paths below the folder, and errors of folders that cannot be read."""
+    found, errors = [], []
+    for place, folders, files in os.walk(folder, onerror=errors.append):
         here = Path(place)
         folders[:] = sorted(f for f in folders if not _same(here / f, out))  # links to folders are not followed
         for file in sorted(files):
             path = here / file
             if (path.suffix.lower() in _PICTURES or is_clip(path)) and not file.startswith(".fastrestore-"):
                 found.append((path, path.relative_to(folder).as_posix()))
-    return found
+    return found, errors
 
 
 def _same(a: Path, b: Path) -> bool:
@@ -126,9 +130,9 @@ def _target(out: Path, group: shots.Group, kind: str, name: str, suffix: str) ->
     target = Path(os.path.normpath(out / text))
     if not target.is_relative_to(Path(os.path.normpath(out))):
         raise ImageError(f"{images.show_name(target)} would lie outside of {images.show_name(out)}")
-    if kind == CLIP:
-        video.container_of(target)
-    elif target.suffix.lower() != dicom.SUFFIX:
+    if kind == CLIP and target.suffix.lower() not in video.CONTAINERS:
+        raise ImageError(f"{images.show_name(target)}: a clip needs one of the suffixes {', '.join(video.CONTAINERS)}")
+    if kind != CLIP and target.suffix.lower() != dicom.SUFFIX:
         images.format_of(target)
     return target
 

@@ -74,8 +74,8 @@ def restore(
     Returns {frames, damaged (packets that could not be decoded), height, width, seconds, notices}.
     If the work ends before the clip does, by an error or by Ctrl-C, the target is as it was; what has been restored is
     kept for resume, and as a clip that plays: see `partial`.
-    Raises ImageError for what is no clip, holds no frame, or changes its size, and for a container that is not there;
-    MissingDependency without PyAV; ValueError for a codec or quality that is not there.
+    Raises ImageError for what is no clip, holds no frame, or changes its size; MissingDependency without PyAV;
+    ValueError for a container, codec or quality that is not there.
     """
     source, target = Path(source), Path(target)
     encoded, quality = chosen(target, codec, quality)
@@ -348,8 +348,9 @@ class Parts:
                 start += size
 
     def remove(self) -> None:
-        """Removes the folder and what is written there, also by a run that was killed."""
-        for name in ("part-*.safetensors", "state.safetensors", "job.json", ".fastrestore-*.part"):
+        """Removes the folder and what is written there, also by a run that was killed; without its job the rest is for
+        nobody, should this be killed too."""
+        for name in ("job.json", "state.safetensors", "part-*.safetensors", ".fastrestore-*.part"):
             for path in self.folder.glob(name):
                 path.unlink()
         self.folder.rmdir()
@@ -380,10 +381,11 @@ class Parts:
 def _assemble(path: Path, clip: Clip, output: Output, parts: Parts) -> list[str]:
     """Writes the clip of the closed parts, with the source's sound and subtitles as they are.  Returns notices."""
     av = _av()
-    kind, notices = container_of(path), []
+    kind, notices = CONTAINERS[path.suffix.lower()], []
     times = parts.times()
-    # The muxer's own choice would round the times.
-    options = {"video_track_timescale": str(clip.time_base.denominator)} if kind in ("mp4", "mov") else {}
+    options = {"fflags": "+bitexact"}  # no random numbers: the same frames become the same bytes
+    if kind in ("mp4", "mov"):  # the muxer's own choice would round the times
+        options["video_track_timescale"] = str(clip.time_base.denominator)
     with images.whole_file(path) as file, av.open(file, "w", format=kind, container_options=options) as out:
         source = clip.container()
         out.metadata.update(source.metadata)
@@ -450,16 +452,10 @@ def _exact() -> Any:
     return way.BICUBIC | way.ACCURATE_RND | way.FULL_CHR_H_INT | way.FULL_CHR_H_INP
 
 
-def container_of(path: Path) -> str:
-    """The container that a result of this name has.  Raises ImageError for an unknown suffix."""
-    if path.suffix.lower() not in CONTAINERS:
-        raise ImageError(f"{images.show_name(path)}: a clip needs one of the suffixes {', '.join(CONTAINERS)}")
-    return CONTAINERS[path.suffix.lower()]
-
-
 def chosen(target: Path, codec: str | None, quality: int | None) -> tuple[str, int | None]:
-    """The key of CODECS and the quality that are meant.  Raises ImageError, ValueError; see restore."""
-    container_of(target)
+    """The key of CODECS and the quality that are meant.  Raises ValueError for what is not there; see restore."""
+    if target.suffix.lower() not in CONTAINERS:
+        raise ValueError(f"{images.show_name(target)}: a clip needs one of the suffixes {', '.join(CONTAINERS)}")
     codec = codec or ("vp9" if target.suffix.lower() == ".webm" else "h264")
     if codec not in CODECS:
         raise ValueError(f"codec {codec!r:.50} is not there: {', '.join(CODECS)} are")
