@@ -2,7 +2,7 @@
 
     python benchmarks/bulk.py folder [--pictures 200] [--mpixel 2 24] [--rounds 4] [--threads 2] [--precision bfloat16]
     python benchmarks/bulk.py stream [--side 20000] [--memory 512MiB] [--threads 2]
-    python benchmarks/bulk.py ray [--pictures 16] [--mpixel 2 6] [--rounds 2]
+    python benchmarks/bulk.py ray [--pictures 32] [--mpixel 1 3] [--rounds 2]
 
 folder: megapixels a second of `fastrestore batch` over pictures of mixed sizes and formats, in rounds, as a share of
 what the engine does with pictures of these sizes as arrays before and after each round.  stream: the same of one
@@ -58,10 +58,15 @@ def sizes(count: int, mpixel: tuple[float, float]) -> list[tuple[int, int]]:
 
 
 def fill(folder: Path, wanted: list[tuple[int, int]]) -> float:
-    """Writes a picture of each height and width, in turns of the kinds; returns their megapixels."""
-    folder.mkdir()
-    for n, (height, width) in enumerate(wanted):
-        images.write(folder / f"{n:04}{KINDS[n % len(KINDS)]}", images.Image(made(height, width, n)))
+    """Writes a picture of each height and width, in turns of the kinds, if the folder is not there yet; returns their
+    megapixels."""
+    if not folder.exists():
+        folder.mkdir(parents=True)
+        large = made(*np.max(wanted, 0), 0)  # they are parts of it
+        for n, (height, width) in enumerate(wanted):
+            bottom, right = large.shape[0] - 3 * n % (large.shape[0] - height + 1), large.shape[1]
+            part = np.ascontiguousarray(large[bottom - height : bottom, right - width : right])
+            images.write(folder / f"{n:04}{KINDS[n % len(KINDS)]}", images.Image(part))
     return sum(height * width for height, width in wanted) / 1e6
 
 
@@ -77,7 +82,8 @@ def folder(options: argparse.Namespace, scratch: Path) -> dict[str, Any]:
     every = sizes(options.pictures, options.mpixel)
     order = np.random.default_rng(0).permutation(options.pictures)
     parts = [[every[n] for n in part] for part in np.array_split(order, options.rounds)]
-    mpixel = [fill(scratch / f"in{n}", part) for n, part in enumerate(parts)]
+    inputs = [(options.inputs or scratch) / f"in{n}" for n in range(options.rounds)]
+    mpixel = [fill(place, part) for place, part in zip(inputs, parts, strict=True)]
     arrays = [made(*size, seed) for seed, size in enumerate(every[:: max(1, options.pictures // SAMPLED)])]
     arguments = {"model": MODEL, "precision": options.precision, "threads": options.threads}
     restorer = fr.Restorer(**arguments)
@@ -85,7 +91,7 @@ def folder(options: argparse.Namespace, scratch: Path) -> dict[str, Any]:
     engine, rates, shares, watch = [engine_rate(arrays, restorer)], [], [], Watch()
     for n, part in enumerate(mpixel):
         start = time.perf_counter()
-        records = list(fr.batch(scratch / f"in{n}", scratch / f"out{n}", sigma=SIGMA, **arguments))
+        records = list(fr.batch(inputs[n], scratch / f"out{n}", sigma=SIGMA, **arguments))
         seconds = time.perf_counter() - start
         assert all(record["ok"] for record in records)
         rates.append(part / seconds)
@@ -141,7 +147,8 @@ def one(options: argparse.Namespace, scratch: Path) -> dict[str, Any]:
 def ray(options: argparse.Namespace, scratch: Path) -> dict[str, Any]:
     import ray as cluster
 
-    mpixel = fill(scratch / "in", sizes(options.pictures, options.mpixel))
+    order = np.random.default_rng(0).permutation(options.pictures)
+    mpixel = fill(scratch / "in", [sizes(options.pictures, options.mpixel)[n] for n in order])
     fill(scratch / "warm", sizes(4, (0.1, 0.2)))
     rates: dict[str, list[float]] = {"1": [], "2": []}
     arguments = {"model": MODEL, "precision": options.precision, "sigma": SIGMA, "threads": 1, "ray": "local"}
@@ -172,6 +179,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--precision", default="float32")
     parser.add_argument("--source", type=Path, help="of `one`, which stream starts")
+    parser.add_argument("--inputs", type=Path, help="where folder's pictures lie, or are to be made and kept")
     parser.add_argument("--scratch", type=Path, help="a folder for the pictures, on the disk to be measured")
     parser.add_argument("--record", type=Path)
     options = parser.parse_args()

@@ -31,7 +31,7 @@ from fastrestore.bulk import (
 )
 from fastrestore.errors import FastrestoreError, ImageError, MissingDependency, ModelError
 from fastrestore.flow import Meter, Part
-from fastrestore.jobs import PICTURE, Job
+from fastrestore.jobs import KINDS, PICTURE, Job
 from fastrestore.pieces import How
 from fastrestore.restorer import Restorer
 from fastrestore.sources import open_image
@@ -256,11 +256,11 @@ class _Large:
 
 
 def _restorer(rules: Rules) -> Restorer:
-    """This worker process's.  Raises ModelError if the model's file is another one on this machine."""
+    """This process's, for jobs of a kind.  Raises ModelError if the model's file is another one on this machine."""
     return _made(tuple(rules.arguments.items()), rules.model_sha256)
 
 
-@lru_cache(maxsize=1)
+@lru_cache(maxsize=len(KINDS))
 def _made(arguments: tuple[tuple[str, Any], ...], model_sha256: str) -> Restorer:
     restorer = Restorer(**dict(arguments))
     if model_hash(restorer, dict(arguments)["model"]) != model_sha256:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from fastrestore import dicom, raw, shots, video
+from fastrestore import burst, dicom, raw, shots, video
 from fastrestore import image as images
 from fastrestore.errors import ImageError
 
@@ -64,6 +64,8 @@ def find(
         for source in job.sources if single else ():
             if source.is_symlink() and not source.resolve().is_relative_to(Path(inputs).resolve()):
                 job.fault = ImageError(f"{images.show_name(source)}: a link out of the folder, not followed")
+        if kind == BURST and len(job.sources) > burst.MOST:  # else all would be read first
+            job.fault = ImageError(f"{job.name}: a burst is 1 to {burst.MOST} shots, got {len(job.sources)}")
         found.append(job)
     for error in errors:
         below = Path(error.filename).relative_to(inputs)

@@ -10,14 +10,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image as PilImage
-from test_burst import shots as taken_shots
-from test_stream import create
 
 import fastrestore as fr
 from fastrestore import bulk, checkpoint, jobs, shots
 from fastrestore import image as images
 from fastrestore.cli import main
 from fastrestore.errors import ImageError
+from tests.test_burst import shots as taken_shots
+from tests.test_stream import create
 
 ORIGINAL, FRACTION, EXIF, CAMERA = 36867, 37521, 34665, 272
 
@@ -164,15 +164,18 @@ def test_what_does_not_fit(model, plan, tmp_path):
     save(outside)
     (folder / "day.png").unlink()
     (folder / "night-9.png").symlink_to(outside)
-    (record,) = fr.batch(folder, tmp_path / "out", model=model, bursts="name")
-    assert "link out of the folder" in record["error"]
+    for n in range(17):
+        save(folder / "many" / f"a{n}.png")
+    linked, many = fr.batch(folder, tmp_path / "out", model=model, bursts="name")
+    assert "many/a*.png: a burst is 1 to 16 shots, got 17" in many["error"]
+    assert "link out of the folder" in linked["error"]
 
 
 @pytest.fixture(scope="module")
 def clips(tmp_path_factory) -> Path:
     """Two clips, one of them in a container that is not written, one that is no clip, and a picture."""
     pytest.importorskip("av", reason="PyAV is not installed")
-    from test_video import make
+    from tests.test_video import make
 
     folder = tmp_path_factory.mktemp("clips")
     times = list(range(0, 24 * 9, 24))
@@ -184,9 +187,8 @@ def clips(tmp_path_factory) -> Path:
 
 
 def test_clips_in_a_folder(clips, model, tmp_path, capsys):
-    from test_video import content
-
     from fastrestore import video
+    from tests.test_video import content
 
     out = tmp_path / "out"
     options = {"model": model, "sigma": 10.0, "threads": 1}
