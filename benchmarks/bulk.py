@@ -61,12 +61,15 @@ def fill(folder: Path, wanted: list[tuple[int, int]]) -> float:
     """Writes a picture of each height and width, in turns of the kinds, if the folder is not there yet; returns their
     megapixels."""
     if not folder.exists():
-        folder.mkdir(parents=True)
+        making = folder.with_suffix(".part")
+        shutil.rmtree(making, ignore_errors=True)
+        making.mkdir(parents=True)
         large = made(*np.max(wanted, 0), 0)  # they are parts of it
         for n, (height, width) in enumerate(wanted):
             bottom, right = large.shape[0] - 3 * n % (large.shape[0] - height + 1), large.shape[1]
             part = np.ascontiguousarray(large[bottom - height : bottom, right - width : right])
-            images.write(folder / f"{n:04}{KINDS[n % len(KINDS)]}", images.Image(part))
+            images.write(making / f"{n:04}{KINDS[n % len(KINDS)]}", images.Image(part))
+        making.rename(folder)
     return sum(height * width for height, width in wanted) / 1e6
 
 
