@@ -128,12 +128,12 @@ print(peak() - before)
 
 
 def test_memory_is_flat(plan, tmp_path):
-    """GDAL's cache of blocks would take a twentieth of the machine's memory, here both files of 36 MB."""
+    """GDAL's cache of blocks would take a twentieth of the machine's memory, here both files of 81 MB."""
     source, target = tmp_path / "in.tif", tmp_path / "out.tif"
-    save(source, np.tile(field(2, "uint16", 500, 500), (1, 6, 6)), nodata=0, blockxsize=256, blockysize=256)
+    save(source, np.tile(field(2, "uint16", 500, 500), (1, 9, 9)), nodata=0, blockxsize=256, blockysize=256)
     code = _PEAK.format(plan=plan, source=str(source), target=str(target))
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert float(done.stdout) < 16 + 32 + 25  # MiB: the budget, the cache, and what else GDAL loads
+    assert float(done.stdout) < 16 + 95  # MiB: the budget and 100 MB; without the bound 136
 
 
 def test_an_error_leaves_the_old_result(plan, tmp_path):
