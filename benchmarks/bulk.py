@@ -192,7 +192,8 @@ def main() -> None:
         result = CASES[options.what](options, scratch)
     finally:
         shutil.rmtree(scratch)
-    about = {"case": options.what, "machine": machine(), "threads": options.threads, "model": MODEL}
+    threads = 1 if options.what == "ray" else options.threads  # of a worker
+    about = {"case": options.what, "machine": machine(), "threads": threads, "model": MODEL}
     result = about | {"precision": options.precision} | result
     if options.what != "one":
         print({key: value for key, value in result.items() if key != "machine"})
