@@ -59,6 +59,7 @@ class Recipe:
     # A folder of held pictures, like folders: some of them are restored at every saved state, measured, and shown in
     # the state's validation.png; "": none.
     validation: str = ""
+    tensorboard: bool = False  # losses, rates and the held pictures, for TensorBoard, in the state's tensorboard/
     licence: str = ""  # of the training data, for the card
 
     def __post_init__(self):

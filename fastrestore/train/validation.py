@@ -14,6 +14,7 @@ from fastrestore.image import whole_file
 from fastrestore.train.recipe import Recipe, data_folder
 
 COUNT = 6  # pictures, the first by name
+SHEET = "validation.png"  # in the folder of the state
 SIDE = 192  # of their middles, in pixels: the time is taken from the training
 
 
@@ -30,10 +31,11 @@ class Validated:
 class Validation:
     """The middles of held pictures, degraded once as the recipe degrades, with the picture's number as their seed."""
 
-    def __init__(self, recipe: Recipe, data: Path | None, sheet: Path):
-        """sheet: the picture that shows them, written anew each time.  Raises ImageError where no picture is left."""
+    def __init__(self, recipe: Recipe, data: Path | None, state: Path):
+        """state: the folder where SHEET shows them, written anew each time.  Raises ImageError where no picture is
+        left."""
         self.sigma = sum(recipe.sigma) / 2  # white noise: the middle of the recipe's levels
-        self.sheet = sheet
+        self.sheet = state / SHEET
         pictures, _ = load_pictures([data_folder(recipe.validation, data)], SIDE)
         self.pairs = [self._pair(recipe, picture, seed) for seed, picture in enumerate(pictures[:COUNT])]
 
