@@ -36,6 +36,10 @@ def eval(
     json_file: Annotated[
         Path | None, typer.Option("--json", metavar="FILE", help="Write the figures there, too.")
     ] = None,
+    sheet: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Write a picture: before, after, clean and their difference, a row each."),
+    ] = None,
     record: Annotated[
         bool, typer.Option("--record", help="Write the figures into the card of the model file.")
     ] = False,
@@ -63,6 +67,8 @@ def eval(
         raise typer.BadParameter("give --sigma (how much noise to add), --degrade or --pairs")
     if pairs and degradation:
         raise typer.BadParameter("--pairs are degraded already: leave --degrade out")
+    if sheet and len(sigma or ()) > 1:
+        raise typer.BadParameter("--sheet is of one --sigma")
     if record and not model.endswith(".safetensors"):
         raise typer.BadParameter("--record needs a .safetensors file")
     if record and limit:
@@ -89,6 +95,7 @@ def eval(
                     classical=classical,
                     limit=limit,
                     threads=threads,
+                    sheet=sheet,
                     report=show,
                 )
             )
@@ -96,7 +103,7 @@ def eval(
 
     name, folder = Path(model).stem if model.endswith(".safetensors") else model, data.resolve().name
     table = Table(title=f"{name} on {folder}")
-    headings = ["σ", "pictures", "input dB", "PSNR dB", "input SSIM", "SSIM", "texture", "ms/Mpixel"]
+    headings = ["σ", "pictures", "input dB", "PSNR dB", "PSNR-Y", "input SSIM", "SSIM", "texture", "ms/Mpixel"]
     for heading in [*headings, "classical dB"] if classical else headings:
         table.add_column(heading, justify="right")
     for score in scores:
@@ -105,6 +112,7 @@ def eval(
             str(score.pictures),
             f"{score.input_psnr:.2f}",
             f"{score.psnr:.2f}",
+            "" if score.psnr_y is None else f"{score.psnr_y:.2f}",
             f"{score.input_ssim:.4f}",
             f"{score.ssim:.4f}",
             f"{score.input_texture:.2f} -> {score.texture:.2f}",

@@ -21,7 +21,7 @@ class Board:
             notice = "no curves for TensorBoard, which is not there: pip install 'fastrestore[train]'"
             print(f"fastrestore: {notice}", file=sys.stderr)
             return
-        self.writer = SummaryWriter(state / "tensorboard", purge_step=step)
+        self.writer = SummaryWriter(state / "tensorboard", purge_step=step + 1)
 
     def add(self, step: int, loss: float, learning_rate: float, rate: float, validated: Validated | None) -> None:
         """One point of each curve, and the sheet of the held pictures.  rate: steps a second."""

@@ -17,7 +17,7 @@ from safetensors.torch import save as to_safetensors
 from torch import Tensor, nn
 
 from fastrestore import checkpoint, models, zoo
-from fastrestore.data import ClipSampler, PairSampler, PatchSampler, load_pictures, make_pairs
+from fastrestore.data import ClipSampler, PairSampler, PatchSampler, load_pairs, load_pictures, make_pairs
 from fastrestore.errors import ModelError
 from fastrestore.image import whole_file
 from fastrestore.models.autoencoder import Autoencoder
@@ -56,7 +56,8 @@ def train(
     """
     team = team or Team()
     _keep_freed_memory()
-    pictures, skipped = load_pictures(data_folders(recipe, data), recipe.degradation.get("side", recipe.patch))
+    load = load_pairs if recipe.is_pairs else load_pictures
+    pictures, skipped = load(data_folders(recipe, data), recipe.degradation.get("side", recipe.patch))
     for sentence in skipped if team.is_first else ():
         print(f"left out: {sentence}", file=sys.stderr)
     shown = recipe.validation and team.is_first
@@ -284,14 +285,14 @@ def _batches(recipe: Recipe, pictures: list[np.ndarray], state: Path, team: Team
 
 
 def _draws(recipe: Recipe, pictures: list[np.ndarray], state: Path, team: Team, size: int) -> Callable[[int], Batch]:
-    """Makes batches of a size; each number gives another one, and always the same."""
+    """Makes batches of a size; each number gives another one, and always the same.  pictures: clean, or pairs."""
     if recipe.frames:
         clips = ClipSampler(pictures, recipe.frames, recipe.patch, size, recipe.grey, recipe.sigma, recipe.seed)
         return lambda number: sequences.as_batch(clips(number))
     if not recipe.degradation:
         clean = PatchSampler(pictures, recipe.patch, size, recipe.grey, recipe.seed)
         return lambda number: _noisy(recipe, clean, number)
-    pairs = _made_pairs(recipe, pictures, state, team)
+    pairs = [pair[None] for pair in pictures] if recipe.is_pairs else _made_pairs(recipe, pictures, state, team)
     sampler = PairSampler(pairs, recipe.patch, size, recipe.grey, recipe.seed, recipe.mix)
 
     def pair(number: int) -> Batch:

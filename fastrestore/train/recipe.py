@@ -33,6 +33,7 @@ class Recipe:
     steps: int = 20000
     # What the model undoes: {} is white noise, new for each patch.  Others are slower to make than a training step,
     # so pairs are made ahead: { kind = of degrade.KINDS, variants = of each picture, side = of the pairs in pixels }.
+    # { kind = "pairs" } takes pairs from the folders, whose names data/folders.py knows, and makes none.
     degradation: dict[str, Any] = field(default_factory=dict)
     sigma: tuple[float, float] = (0.0, 55.0)  # white noise: its level, uniform between these, in 0-255 units
     grey: float = 0.0  # share of grey patches
@@ -93,8 +94,15 @@ class Recipe:
         """The loss's parts and their weights."""
         return {self.loss: 1.0} if isinstance(self.loss, str) else self.loss
 
+    @property
+    def is_pairs(self) -> bool:
+        """Whether the folders hold degraded and clean pictures."""
+        return self.degradation.get("kind") == "pairs"
+
     def _degradation_fits(self) -> bool:
         asked = self.degradation
+        if self.is_pairs:
+            return asked.keys() == {"kind"} and not self.frames
         counts = [asked.get("variants"), asked.get("side")]
         return (
             asked.keys() == {"kind", "variants", "side"}
