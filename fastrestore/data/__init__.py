@@ -2,7 +2,17 @@
 
 from fastrestore.data.clips import ClipSampler
 from fastrestore.data.folders import load_pairs
+from fastrestore.data.footage import FootageSampler, load_footage
 from fastrestore.data.pairs import PairSampler, make_pairs
 from fastrestore.data.patches import PatchSampler, load_pictures
 
-__all__ = ["ClipSampler", "PairSampler", "PatchSampler", "load_pairs", "load_pictures", "make_pairs"]
+__all__ = [
+    "ClipSampler",
+    "FootageSampler",
+    "PairSampler",
+    "PatchSampler",
+    "load_footage",
+    "load_pairs",
+    "load_pictures",
+    "make_pairs",
+]

@@ -17,7 +17,16 @@ from safetensors.torch import save as to_safetensors
 from torch import Tensor, nn
 
 from fastrestore import checkpoint, models, zoo
-from fastrestore.data import ClipSampler, PairSampler, PatchSampler, load_pairs, load_pictures, make_pairs
+from fastrestore.data import (
+    ClipSampler,
+    FootageSampler,
+    PairSampler,
+    PatchSampler,
+    load_footage,
+    load_pairs,
+    load_pictures,
+    make_pairs,
+)
 from fastrestore.errors import ModelError
 from fastrestore.image import whole_file
 from fastrestore.models.autoencoder import Autoencoder
@@ -56,8 +65,7 @@ def train(
     """
     team = team or Team()
     _keep_freed_memory()
-    load = load_pairs if recipe.is_pairs else load_pictures
-    pictures, skipped = load(data_folders(recipe, data), recipe.degradation.get("side", recipe.patch))
+    pictures, skipped = _load(recipe, data_folders(recipe, data))
     for sentence in skipped if team.is_first else ():
         print(f"left out: {sentence}", file=sys.stderr)
     shown = recipe.validation and team.is_first
@@ -110,6 +118,15 @@ def status(recipe: Recipe, state: Path) -> Status:
         raise ModelError(f"{state}: no training state there ({error})") from error
     budget = 60 * recipe.budget_minutes
     return Status(step, seconds, step >= recipe.steps or bool(budget and seconds >= budget))
+
+
+def _load(recipe: Recipe, folders: list[Path]) -> tuple[list[np.ndarray], list[str]]:
+    """The pictures, pairs or clips that the recipe learns from, and a sentence for each that was left out."""
+    if recipe.footage:
+        return load_footage(folders, recipe.patch, recipe.frames)
+    if recipe.is_pairs:
+        return load_pairs(folders, recipe.patch)
+    return load_pictures(folders, recipe.degradation.get("side", recipe.patch))
 
 
 def _why(losses: list[Tensor], step: int, batches: Callable[[int], Batch], run: "_Run") -> str:
@@ -217,6 +234,7 @@ class _Run:
             ("fresh", 1.0),
             ("judged", 1),
             ("frames", 0),
+            ("footage", False),
             ("truncate", 0),
         ):  # younger than the first states: left out where unused
             if values[key] == default:
@@ -285,9 +303,11 @@ def _batches(recipe: Recipe, pictures: list[np.ndarray], state: Path, team: Team
 
 
 def _draws(recipe: Recipe, pictures: list[np.ndarray], state: Path, team: Team, size: int) -> Callable[[int], Batch]:
-    """Makes batches of a size; each number gives another one, and always the same.  pictures: clean, or pairs."""
+    """Makes batches of a size; each number gives another one, and always the same.  pictures: clean, or pairs, or
+    clips."""
     if recipe.frames:
-        clips = ClipSampler(pictures, recipe.frames, recipe.patch, size, recipe.grey, recipe.sigma, recipe.seed)
+        kind = FootageSampler if recipe.footage else ClipSampler
+        clips = kind(pictures, recipe.frames, recipe.patch, size, recipe.grey, recipe.sigma, recipe.seed)
         return lambda number: sequences.as_batch(clips(number))
     if not recipe.degradation:
         clean = PatchSampler(pictures, recipe.patch, size, recipe.grey, recipe.seed)

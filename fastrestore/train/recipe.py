@@ -39,6 +39,7 @@ class Recipe:
     grey: float = 0.0  # share of grey patches
     mix: float = 0.0  # share of pairs made ahead that get a rectangle of another pair
     frames: int = 0  # of a training clip, for recurrent models: moving parts of the pictures; 0: still pictures
+    footage: bool = False  # the folders hold films, and folders of frames or shots, instead of still pictures
     truncate: int = 0  # frames through which gradients go back
     judged: int = 1  # one frame in so many is restored; the model only watches the others, which costs less
     learning_rate: float = 1e-3  # Adam's, warmed up linearly, then one cosine down to 1 % of it
@@ -75,6 +76,7 @@ class Recipe:
             "fresh": self.fresh > 0,
             "judged": self.judged > 0,
             "frames": self.frames == 0 or self.frames > 1,
+            "footage": self.frames > 1 or not self.footage,
             "truncate": 0 < self.truncate <= self.frames if self.frames else self.truncate == 0,
             "degradation": not self.degradation or self._degradation_fits(),
             "loss": self.losses
