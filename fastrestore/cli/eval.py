@@ -51,7 +51,7 @@ def eval(
     noise is that of the noisy pictures, and a picture's clean one has the same name with _mean for _real, _clean or
     _gt for _noisy, _gt for _moire or _blur, sharp_ for blur_, or tar_ for src_.
 
-    Texture is how far the power of the finest details is from the clean picture's, before and after: 0 is the same,
+    What is before an arrow is of the degraded pictures.  Texture is how far the power of the finest details is from the clean picture's: 0 is the same,
     0.3 twice or half as strong.
     """
     from dataclasses import asdict
@@ -102,19 +102,16 @@ def eval(
             progress.remove_task(task)
 
     name, folder = Path(model).stem if model.endswith(".safetensors") else model, data.resolve().name
-    table = Table(title=f"{name} on {folder}")
-    headings = ["σ", "pictures", "input dB", "PSNR dB", "PSNR-Y", "input SSIM", "SSIM", "texture", "ms/Mpixel"]
+    table = Table(title=f"{name} on {folder}, {scores[0].pictures} pictures", box=None)
+    headings = ["σ", "PSNR dB", "PSNR-Y", "SSIM", "texture", "ms/Mpixel"]
     for heading in [*headings, "classical dB"] if classical else headings:
         table.add_column(heading, justify="right")
     for score in scores:
         row = [
             score.kind if score.sigma is None else f"{score.sigma:g}",
-            str(score.pictures),
-            f"{score.input_psnr:.2f}",
-            f"{score.psnr:.2f}",
+            f"{score.input_psnr:.2f} -> {score.psnr:.2f}",
             "" if score.psnr_y is None else f"{score.psnr_y:.2f}",
-            f"{score.input_ssim:.4f}",
-            f"{score.ssim:.4f}",
+            f"{score.input_ssim:.4f} -> {score.ssim:.4f}",
             f"{score.input_texture:.2f} -> {score.texture:.2f}",
             f"{score.milliseconds:.0f}",
         ]
