@@ -51,8 +51,8 @@ def eval(
     noise is that of the noisy pictures, and a picture's clean one has the same name with _mean for _real, _clean or
     _gt for _noisy, _gt for _moire or _blur, sharp_ for blur_, or tar_ for src_.
 
-    What is before an arrow is of the degraded pictures.  Texture is how far the power of the finest details is from the clean picture's: 0 is the same,
-    0.3 twice or half as strong.
+    What is before an arrow is of the degraded pictures.  Texture is how far the power of the finest details is from
+    the clean picture's: 0 is the same, 0.3 twice or half as strong.
     """
     from dataclasses import asdict
 

@@ -56,7 +56,6 @@ def train(
     """Trains the recipe's model and returns it with its averaged weights, in evaluation mode.
 
     team: the processes that train together, each of which calls this alike; None: this one alone, on the CPU.
-
     state: a folder for resumable states; a run that finds one there goes on from it and ends with the same
     weights as an uninterrupted run on the same machine, thread count and team.  A team on several hosts needs a folder
     that all of them see.  stop_after: leave after this many steps of this call (the state is saved), for tests and
@@ -68,8 +67,7 @@ def train(
     pictures, skipped = _load(recipe, data_folders(recipe, data))
     for sentence in skipped if team.is_first else ():
         print(f"left out: {sentence}", file=sys.stderr)
-    shown = recipe.validation and team.is_first
-    validation = Validation(recipe, data, state) if shown else None
+    validation = Validation(recipe, data, state) if recipe.validation and team.is_first else None
     batches = _batches(recipe, pictures, state, team)
     torch.manual_seed(recipe.seed)
     model, known = _initial_model(recipe)
@@ -242,9 +240,12 @@ class _Run:
         return json.dumps(values, sort_keys=True)
 
     def save(self, step: int) -> None:
-        """Writes the state, in the first process; a write that fails leaves the last state as it was."""
-        if not self.team.is_first:
-            return
+        """The first process writes the state, the others wait; a write that fails leaves the last state as it was."""
+        if self.team.is_first:
+            self._write(step)
+        self.team.wait()
+
+    def _write(self, step: int) -> None:
         tensors = {"step": torch.tensor(step), "seconds": torch.tensor(self.seconds(), dtype=torch.float64)}
         for name, parameter in zip(self.names, self.parameters, strict=True):
             moments = self.optimiser.state[parameter]

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from fastrestore.errors import MissingDependency, ModelError
+from fastrestore.errors import DeviceError, MissingDependency, ModelError
 
 # What accelerate launch sets for each process that it starts, and torchrun.
 LAUNCHERS = ("ACCELERATE_MIXED_PRECISION", "WORLD_SIZE")
@@ -20,7 +20,10 @@ class Team:
 
     def __init__(self, device: str | None = None):
         """device: cpu or cuda; None is what the launcher says, and the CPU without one.  With a launcher each process
-        takes a GPU of its own.  Raises MissingDependency for a launcher without accelerate."""
+        takes a GPU of its own.  Raises DeviceError for a device that is not there, MissingDependency for a launcher
+        without accelerate."""
+        if device not in (None, "cpu", "cuda") or (device == "cuda" and not torch.cuda.is_available()):
+            raise DeviceError(f"training runs on cpu or cuda, and there is no {device:.20} here")
         self._accelerator = None
         if any(name in os.environ for name in LAUNCHERS):
             try:

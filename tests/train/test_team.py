@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from fastrestore.errors import MissingDependency, ModelError
+from fastrestore.errors import DeviceError, MissingDependency, ModelError
 from fastrestore.train import Team, load_recipe, loop, train
 
 RECIPE = """
@@ -94,6 +94,13 @@ def test_a_launcher_without_accelerate_is_an_error_that_says_what_to_install(mon
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(MissingDependency, match=r"fastrestore\[train\]"):
         Team()
+
+
+@pytest.mark.parametrize("device", ["cuda", "tpu"])
+def test_a_device_that_is_not_there_is_refused(device, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(DeviceError, match=f"no {device} here"):
+        Team(device)
 
 
 def test_a_batch_that_cannot_be_shared_is_refused(monkeypatch):
