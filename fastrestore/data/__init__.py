@@ -1,7 +1,18 @@
 """Training samples, drawn so that step k is the same in every run: patches of clean pictures, and pairs."""
 
 from fastrestore.data.clips import ClipSampler
+from fastrestore.data.folders import load_pairs
+from fastrestore.data.footage import FootageSampler, load_footage
 from fastrestore.data.pairs import PairSampler, make_pairs
 from fastrestore.data.patches import PatchSampler, load_pictures
 
-__all__ = ["ClipSampler", "PairSampler", "PatchSampler", "load_pictures", "make_pairs"]
+__all__ = [
+    "ClipSampler",
+    "FootageSampler",
+    "PairSampler",
+    "PatchSampler",
+    "load_footage",
+    "load_pairs",
+    "load_pictures",
+    "make_pairs",
+]
