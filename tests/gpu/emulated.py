@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -29,11 +30,11 @@ RTX = {"capability": 120, "processors": 2, "shared_limit": 99 << 10}
 
 # Beside csrc/cuda: what runs a graph, and reads one from a plan file.
 CORE = (
-    "base/isa.cc", "base/json.cc", "base/safetensors.cc", "base/sha256.cc", "engine/cuda_session.cc", "engine/int8.cc",
-    "engine/picture.cc", "engine/plan_file.cc", "engine/precision.cc", "graph/graph.cc", "graph/graph_json.cc",
+    "base/isa.cc", "base/json.cc", "base/safetensors.cc", "base/sha256.cc", "engine/cuda_copies.cc",
+    "engine/cuda_program.cc", "engine/cuda_session.cc", "engine/cuda_steps.cc", "engine/int8.cc", "engine/picture.cc",
+    "engine/plan_file.cc", "engine/precision.cc", "graph/graph.cc", "graph/graph_json.cc",
     "kernels/activation/activation.cc", "kernels/activation/baseline.cc", "kernels/resize/resize.cc",
-    "kernels/conv2d_int8/conv2d_int8.cc", "kernels/resize/baseline.cc",
-    "python/bind_cuda.cc")  # fmt: skip
+    "kernels/conv2d_int8/conv2d_int8.cc", "kernels/resize/baseline.cc", "python/bind_cuda.cc")  # fmt: skip
 
 
 def sources() -> list[Path]:
@@ -177,6 +178,24 @@ class Gpu:
     def images(self, tensor: Tensor, channels: int | None = None) -> HostImages:
         n, h, w, c = tensor.shape
         return HostImages(tensor.data_ptr(), [n, h, w, channels or c], list(tensor.stride()[:3]))
+
+
+class Sessions:
+    """Sessions of the emulated GPU, by way of the plan's file."""
+
+    def __init__(self, module, folder):
+        self.module, self.path = module, folder / "plan.frp"
+        Emulation(module, H100)
+        module.announce([])
+
+    def open(self, plan, precision="float32", memory=1 << 40):
+        plan.save(self.path)
+        return self.module.open_session(str(self.path), precision, memory)
+
+    def run(self, session, image, sigma=None, strength=1.0, clip=False):
+        out = np.empty_like(image)
+        report = session.run(image, out, sigma, strength, clip, None)
+        return out, report
 
 
 def assert_on_tensor_cores(counts: dict[str, int] | None, instruction: str = "mma", conflicts: float = 0.0) -> None:

@@ -1,8 +1,6 @@
 """The emulation itself: bugs planted in the kernels' source, one at a time, are noticed, and by what they break."""
 
-import multiprocessing
 import re
-from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -33,7 +31,7 @@ BUGS = {
     "no wait for an empty buffer": (TMA, "        barrier_wait(empty + 8 * buffer, (turn >> 1 & 1) ^ 1);\n", "", WRONG),
     "too few bytes expected": (TMA, "full + 8 * buffer, kTileBytes)", "full + 8 * buffer, kTileBytes - 128)", WRONG),
     "no barrier before the scores": (ATTENTION, "  __syncthreads();\n", "", "race|nothing wrote"),
-    "distances the wrong way round": (ATTENTION, "distance(side, known, key)", "distance(side, key, known)", WRONG),
+    "distances the wrong way round": (ATTENTION, "distance(side, known, other)", "distance(side, other, known)", WRONG),
     "no swizzle": (ATTENTION, "// kDepth: channels", NO_SWIZZLE, "bank conflicts"),
 }
 
@@ -54,19 +52,6 @@ def noticed_by(module: Path, name: str) -> str:
     except (AssertionError, RuntimeError) as error:
         return str(error) or "an error without a text"
     return ""
-
-
-@pytest.fixture(scope="module")
-def apart():
-    """Runs a function in a process of its own: one process holds one module of emulated kernels."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["torch", "gpu.test_emulation"])
-
-    def call(function, *arguments):
-        with ProcessPoolExecutor(1, mp_context=context) as pool:
-            return pool.submit(function, *arguments).result(timeout=300)
-
-    return call
 
 
 @pytest.mark.parametrize("bug", BUGS)
