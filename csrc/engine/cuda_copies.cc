@@ -1,5 +1,6 @@
 #include "engine/cuda_copies.h"
 
+#include <algorithm>
 #include <cstring>
 
 #include "base/buffer.h"
@@ -41,6 +42,22 @@ CudaCopies::~CudaCopies() {
 
 int64_t CudaCopies::bytes(int64_t in, int64_t out, int64_t channels, bool several) {
   return checked_product(in + out, channels, kWidestSample, several ? 2 : 1);
+}
+
+int64_t CudaCopies::bytes_after(int64_t in, int64_t out, int64_t channels, bool several) const {
+  int64_t bytes = 0;
+  for (size_t i = 0; i < slots_.size(); ++i) {
+    const int64_t pixel = i == 0 || several ? channels * kWidestSample : 0;
+    bytes += std::max(slots_[i].in.bytes(), in * pixel) + std::max(slots_[i].out.bytes(), out * pixel);
+  }
+  return bytes;
+}
+
+void CudaCopies::release() {
+  for (Slot& slot : slots_) {
+    slot.in = cuda::DeviceMemory();
+    slot.out = cuda::DeviceMemory();
+  }
 }
 
 void CudaCopies::begin(const Picture& picture, int64_t in, int64_t out, int64_t channels, bool several,

@@ -34,6 +34,10 @@ class CudaCopies {
   // samples are counted, so that all kinds of pictures are cut alike.
   static int64_t bytes(int64_t in, int64_t out, int64_t channels, bool several);
 
+  // What is held once such parts have begun: memory that was taken before is kept.
+  int64_t bytes_after(int64_t in, int64_t out, int64_t channels, bool several) const;
+  void release();  // gives the device's memory back
+
   // Before the first part. Work begins after what was launched on `after` so far.
   void begin(const Picture& picture, int64_t in, int64_t out, int64_t channels, bool several, cuda::Stream after);
 

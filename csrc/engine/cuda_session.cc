@@ -11,7 +11,7 @@ using cuda::ConstImages;
 
 namespace {
 
-constexpr size_t kMostShapes = 32;  // whose launches are kept
+constexpr size_t kMostShapes = 32;  // whose launches are kept from one picture to the next
 
 // Rows or columns of a picture of `size` that stand for those of the padded one.
 Interval source_of(Interval read, int64_t size, Border border) {
@@ -102,6 +102,15 @@ int64_t CudaSession::state_pitch(size_t number) const {
 
 // The memory of the device that a run takes; states that there are not yet, or not of this size, are zero.
 void CudaSession::prepare(const Tiling& tiling) {
+  if (shapes_.size() > kMostShapes) shapes_.clear();  // nothing runs now that they would be needed for
+  const int64_t copies =
+      copies_.bytes_after(tiling.read_height * tiling.read_width, tiling.core_height * tiling.core_width,
+                          graph_->channels(), tiling.tiles() > 1);
+  if (std::max(arena_.bytes(), tiling.arena_bytes) + tiling.state_bytes + copies > memory_) {  // of other sizes
+    shapes_.clear();
+    arena_ = cuda::DeviceMemory();
+    copies_.release();
+  }
   if (tiling.arena_bytes > arena_.bytes()) {
     shapes_.clear();  // launches were recorded for where the images lay
     arena_ = cuda::DeviceMemory();
@@ -122,7 +131,6 @@ void CudaSession::prepare(const Tiling& tiling) {
 }
 
 CudaSession::Shape& CudaSession::shape(int64_t height, int64_t width) {
-  if (shapes_.size() >= kMostShapes) shapes_.clear();
   Shape& shape = shapes_[{height, width}];
   if (shape.layout.offset.empty()) shape.layout = program_.lay_out(height, width);
   return shape;
@@ -215,8 +223,9 @@ RunReport CudaSession::run(const Picture& picture, const RunOptions& options) {
   if (report.non_finite == 0 || program_.type() == cuda::Type::f32 || !states_.empty()) return report;
   shapes_.clear();  // the budget holds for both
   arena_ = cuda::DeviceMemory();
+  copies_.release();
   try {
-    CudaSession wide(graph_, cuda::Type::f32, memory_ - tile(picture.height, picture.width).copy_bytes);
+    CudaSession wide(graph_, cuda::Type::f32, memory_);
     report = wide.run(picture, options);
     report.recomputed = report.strips;
   } catch (const MemoryBudgetExceeded&) {  // the counted result stands

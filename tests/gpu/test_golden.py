@@ -1,4 +1,4 @@
-"""The results that a GPU once gave (golden.py), against the CPU, the emulation and, with --device cuda, the GPU here."""
+"""What a GPU once gave (golden.py), against the CPU, the emulation and, with --device cuda, this machine's GPU."""
 
 import numpy as np
 import pytest
@@ -29,7 +29,9 @@ def test_the_cpu_agrees(recorded):
 
 
 def test_the_emulation_agrees(recorded, sessions):
-    assert_near(golden.results(lambda plan, kind, image: sessions.run(sessions.open(plan, kind), image)[0]), recorded[0])
+    assert_near(
+        golden.results(lambda plan, kind, image: sessions.run(sessions.open(plan, kind), image)[0]), recorded[0]
+    )
 
 
 def test_a_gpu_gives_them_again(recorded, request):

@@ -5,17 +5,21 @@ from collections import Counter
 
 import numpy as np
 import pytest
+import torch.nn.functional as F
 
 from fastrestore import engine
 from gpu import emulated
-from gpu.test_session import NETWORKS, picture
+from gpu.test_session import NETWORKS, Net, picture
+
+# Little to emulate: what matters here is when things happen.
+BLURRED = Net(lambda x: x - 0.5 * F.avg_pool2d(F.avg_pool2d(x, 3, 1, 1), 3, 1, 1))
 
 
-def parts_of(sessions, share=3, size=(40, 44)):
-    """A small U-Net's result in parts, and whole, with the session in parts and what its driver was asked."""
-    plan, image = engine.compile(NETWORKS["unet"]), picture(*size)
+def parts_of(sessions, size=(28, 36)):
+    """A network's result in parts, and whole, with the session in parts and what its driver was asked."""
+    plan, image = engine.compile(BLURRED), picture(*size)
     whole, one = sessions.run(sessions.open(plan, "float16"), image)
-    session = sessions.open(plan, "float16", one.working_bytes // share)
+    session = sessions.open(plan, "float16", one.working_bytes // 2)
     sessions.module.take_record()
     result, report = sessions.run(session, image)
     assert one.strips == 1 and report.strips > 3
@@ -65,14 +69,15 @@ def test_copies_are_hidden_behind_the_work(sessions):
 
 def test_two_slots_and_nothing_of_the_pictures_size(sessions):
     """The device's memory stays within the budget whatever the picture's size; the weights are not counted."""
-    plan = engine.compile(NETWORKS["unet"])
+    plan, budget = engine.compile(BLURRED), 60_000
     sessions.module.take_device_bytes()
-    session = sessions.open(plan, "float16", 200_000)
+    session = sessions.open(plan, "float16", budget)
     weights = sessions.module.take_device_bytes()
-    for size in ((40, 44), (70, 61)):
+    for size in ((24, 20), (50, 61), (9, 200), (24, 20)):
         _, report = sessions.run(session, picture(*size))
-        assert report.strips > 3
-        assert sessions.module.take_device_bytes() - weights <= report.working_bytes <= 200_000
+        assert (report.strips > 3) == (size != (24, 20))
+        assert report.working_bytes <= budget
+        assert sessions.module.take_device_bytes() - weights <= budget
 
 
 def test_launches_are_recorded_once_for_each_shape_and_then_replayed(sessions):
@@ -84,7 +89,7 @@ def test_launches_are_recorded_once_for_each_shape_and_then_replayed(sessions):
         sessions.module.take_record()
         results.append((sessions.run(session, image)[0], image))
         replays.append([amount for what, _, _, amount in sessions.module.take_record() if what == "replay"])
-    assert replays == [[], [4], [4], [4]]  # three convolutions and the difference, or what the graph made of it
+    assert replays == [[], [3], [3], [3]]  # of three convolutions
     for result, image in results:
         np.testing.assert_array_equal(result, sessions.run(sessions.open(plan, "float16"), image)[0])
     larger = sessions.run(session, picture(30, 40))  # images move: what was recorded for them is of no use any more
@@ -95,7 +100,7 @@ def test_launches_are_recorded_once_for_each_shape_and_then_replayed(sessions):
 
 def test_a_cancelled_run_leaves_the_session_usable(sessions):
     whole, _, session, report, _ = parts_of(sessions)
-    image, out, seen = picture(40, 44), np.empty((40, 44, 3), np.float32), []
+    image, out, seen = picture(28, 36), np.empty((28, 36, 3), np.float32), []
 
     def stop(share):
         seen.append(share)
