@@ -6,6 +6,7 @@ The module is built once for every state of the sources and kept in build/emulat
 import hashlib
 import importlib.util
 import os
+import re
 import shutil
 import subprocess
 import sysconfig
@@ -52,21 +53,33 @@ def missing() -> str:
     return ""
 
 
+def headers_of(source: Path) -> set[Path]:
+    """Our own headers that a file includes, and those that they include."""
+    found, left = set(), [source]
+    while left:
+        for name in re.findall(rb'#include "(.+?)"', left.pop().read_bytes()):
+            for folder in (ROOT / "csrc", HERE):
+                header = folder / name.decode()
+                if header.exists() and header not in found:
+                    found.add(header)
+                    left.append(header)
+    return found
+
+
 def build(changed: Path | None = None) -> Path:
     """The module.  changed: stands for the file of its name in csrc/cuda."""
     import pybind11
 
     flags = ["-std=c++17", "-O1", "-fPIC", "-fvisibility=hidden", "-DFR_EMULATE", "-Wall", "-Wextra"]
     include = [ROOT / "csrc", HERE, pybind11.get_include(), sysconfig.get_paths()["include"]]
-    headers = [*(ROOT / "csrc").glob("**/*.h"), *(ROOT / "csrc" / "cuda").glob("*.cuh"), *HERE.glob("*.h")]
     common = hashlib.sha256(" ".join([*flags, pybind11.__version__, sysconfig.get_config_var("EXT_SUFFIX")]).encode())
-    for header in sorted(headers):
-        common.update(header.read_bytes())
     BUILDS.mkdir(parents=True, exist_ok=True)
 
     def compiled(source: Path) -> Path:
         content = common.copy()
         content.update(source.read_bytes())
+        for header in sorted(headers_of(source)):
+            content.update(header.read_bytes())
         target = BUILDS / f"{source.parent.name}-{source.name}-{content.hexdigest()[:16]}.o"
         if not target.exists():
             own = target.with_suffix(f".{os.getpid()}")
@@ -156,6 +169,8 @@ class Gpu:
                 spans[storage.data_ptr()] = (storage.nbytes(), copies[-1][1].data_ptr())
 
         def there(value):
+            if isinstance(value, list):
+                return [there(item) for item in value]
             if isinstance(value, HostImages):
                 return self.kernels.Images(there(value.data), value.sizes, value.pitch)
             if type(value) is int and value > 1 << 20:  # an address; sizes and counts are smaller

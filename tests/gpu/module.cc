@@ -47,17 +47,19 @@ PYBIND11_MODULE(fr_emulated, m) {
       "path"_a, "type"_a, "memory"_a, "A session for the graph of a plan file.");
   m.def(
       "run_there",
-      [](const py::object& session, const py::array_t<float, py::array::c_style>& image) {
+      [](const py::object& session, const py::array_t<float, py::array::c_style>& image, bool image_there) {
         fr::cuda::DeviceMemory in(image.nbytes()), out(image.nbytes());
         std::memcpy(in.data(), image.data(), static_cast<size_t>(image.nbytes()));
-        session.attr("run_there")(reinterpret_cast<uintptr_t>(in.data()), reinterpret_cast<uintptr_t>(out.data()),
-                                  "float32", py::make_tuple(image.shape(0), image.shape(1), image.shape(2)), py::none(),
-                                  1.0f, false, 0);
+        const void* const from = image_there ? static_cast<const void*>(in.data()) : image.data();
+        session.attr("run_there")(reinterpret_cast<uintptr_t>(from), reinterpret_cast<uintptr_t>(out.data()), "float32",
+                                  py::make_tuple(image.shape(0), image.shape(1), image.shape(2)), py::none(), 1.0f,
+                                  false, 0);
         py::array_t<float> result({image.shape(0), image.shape(1), image.shape(2)});
         std::memcpy(result.mutable_data(), out.data(), static_cast<size_t>(image.nbytes()));
         return result;
       },
-      "session"_a, "image"_a, "The session's result for a picture in the device's memory.");
+      "session"_a, "image"_a, "image_there"_a,
+      "The session's result in the device's memory, for a picture there or in the host's.");
   m.def(
       "take_record",
       [] {

@@ -5,7 +5,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from gpu.emulated import H100, RTX, assert_on_tensor_cores, padded, poisoned
+from gpu.emulated import H100, RTX, Gpu, assert_on_tensor_cores, padded, poisoned
 from gpu.test_convolution import NAMES, TOLERANCE, pack
 
 EPSILON = 1e-6
@@ -93,6 +93,15 @@ def test_the_back_of_a_gated_block(machine, height, width, channels, bias, dtype
     exact = middle + conv(gate(conv(norm(middle), weights[1], biases[1])), weights[2], biases[2])
     assert relative(y, exact) < 2.5 * TOLERANCE[dtype]
     assert_on_tensor_cores(counts)
+
+
+def test_the_harness_of_a_gpu_finds_addresses_in_lists(machine):
+    """As test_pixels has it for the rest."""
+    if isinstance(machine, Gpu):
+        pytest.skip("the emulation stands for the GPU here")
+    machine.module.announce([(0, 2**63, True)])
+    y, _, exact, _ = front(Gpu(machine.kernels, copy=torch.Tensor.clone), torch.float16, 3, 5, 32)
+    assert relative(y, exact) < 2.5 * TOLERANCE[torch.float16]
 
 
 def test_the_mean_of_a_front(machine):
