@@ -32,7 +32,7 @@ DeviceMemory::DeviceMemory(int64_t bytes) : bytes_(bytes) {
 DeviceMemory::~DeviceMemory() {
   if (data_ == nullptr) return;
   try {
-    Driver::get().drain();  // as cudaFree does
+    Driver::get().drain();           // as cudaFree does
   } catch (const std::exception&) {  // a kernel's fault, which was told where it was waited for
   }
   std::vector<emulator::Buffer>& known = Machine::get().buffers;

@@ -114,6 +114,15 @@ def test_a_cancelled_run_leaves_the_session_usable(sessions):
     np.testing.assert_array_equal(sessions.run(session, image)[0], whole)
 
 
+def test_pictures_that_lie_on_the_device_are_not_copied(sessions):
+    whole, _, session, *_ = parts_of(sessions)
+    for open_one in (session, sessions.open(engine.compile(BLURRED), "float16")):
+        sessions.module.take_record()
+        np.testing.assert_array_equal(sessions.module.run_there(open_one, picture(28, 36), True), whole)
+        copies = [amount for what, _, _, amount in sessions.module.take_record() if what == "copy"]
+        assert copies == [8]  # how many values were not finite
+
+
 WAITS = {
     "the host fills a slot that is still being copied": "    cuda::wait(slot.sent);\n",
     "a copy overwrites what is still read": "  cuda::wait_for(copies_.get(), slot.worked);\n  cuda::copy(slot.in",
