@@ -27,9 +27,11 @@ def machine(request):
 
 
 @pytest.fixture
-def sessions(module, tmp_path):
-    """Sessions of plans on an emulated H100."""
-    return emulated.Sessions(module, tmp_path)
+def sessions(request, tmp_path):
+    """Sessions of plans on an emulated H100 or, with --device cuda, on this machine's own GPU."""
+    if request.config.getoption("--device") == "cuda":
+        return emulated.GpuSessions()
+    return emulated.Sessions(request.getfixturevalue("module"), tmp_path)
 
 
 @pytest.fixture(scope="session")

@@ -213,6 +213,20 @@ class Sessions:
         return out, report
 
 
+class GpuSessions(Sessions):
+    """The same on this machine's GPU, but for what only the emulated driver can tell."""
+
+    def __init__(self):
+        pass
+
+    @property
+    def module(self) -> ModuleType:
+        pytest.skip("this is about the emulated driver")
+
+    def open(self, plan, precision="float32", memory=1 << 40):
+        return plan.session(device="cuda", precision=precision, memory=memory)._session
+
+
 def assert_on_tensor_cores(counts: dict[str, int] | None, instruction: str = "mma", conflicts: float = 0.0) -> None:
     """The emulation counted such instructions, and no more conflicts of banks than this share of the accesses."""
     if counts is not None:
