@@ -23,7 +23,7 @@ Window = Callable[[np.ndarray], np.ndarray]  # restores pixels [rows, columns, c
 
 def flows(runner: Runner, source: Source) -> bool:
     """Whether rows can flow through: a plan that looks a finite way and takes the source's colours at once."""
-    return isinstance(runner, Session) and runner.halo is not None and source.colours in (1, runner.plan.channels)
+    return type(runner) is Session and runner.halo is not None and source.colours in (1, runner.plan.channels)
 
 
 def reach_of(runner: Runner) -> Reach:

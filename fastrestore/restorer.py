@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from fastrestore import align, burst, dicom, engine, estimate, geo, pieces, sinks, sources, stream, zoo
 from fastrestore import image as images
-from fastrestore.errors import ImageError, UnsupportedOperator
+from fastrestore.errors import DeviceError, ImageError, UnsupportedOperator
 from fastrestore.tiled import TiledModel
 
 Progress = Callable[[float], object]
@@ -31,11 +31,13 @@ class Restorer:
     """A model made ready for this machine.  Threads may share it; they take turns.
 
     model: a name that fastrestore.models() lists, a .safetensors file, a plan's .frp file, an nn.Module, or None
-    for the task's default.  device: "auto" or "cpu".  precision: "auto" (float32), "float32" or "bfloat16" (about 60 dB
-    from float32's result, and several times as fast on AMX); "int8" only for a plan
-    file that was compiled so.  memory: bytes, or a string like "1GiB", for the work
-    beyond input and output; the result does not depend on it.  threads: None for all.
-    Raises ModelError for a model that is unknown or refused, ValueError for other arguments that do not fit.
+    for the task's default.  device: "auto" (the CPU), "cpu" or "cuda", the current NVIDIA GPU.  precision: "auto"
+    (float32; on a GPU float16), "float32" or "bfloat16" (about 60 dB from float32's result, and several times as fast
+    on AMX); "float16" on a GPU only; "int8" only for a plan file that was compiled so.  memory: bytes, or a string like
+    "1GiB", for the work beyond input and output, on a GPU of its memory; the result does not depend on it.  threads:
+    of the CPU, None for all.
+    Raises ModelError for a model that is unknown or refused, DeviceError where there is no usable GPU, ValueError for
+    other arguments that do not fit.
     """
 
     def __init__(
@@ -48,8 +50,8 @@ class Restorer:
         threads: int | None = None,
     ):
         engine.parse_memory(memory)
-        if device not in ("auto", "cpu"):
-            raise ValueError(f"device {device!r} is not there: this version runs on the cpu")
+        if device not in ("auto", "cpu", "cuda"):
+            raise ValueError(f"device must be auto, cpu or cuda, got {device!r}")
         if threads is not None and threads < 1:
             raise ValueError(f"threads must be 1 or more, got {threads}")
         module: nn.Module | None = None
@@ -60,16 +62,23 @@ class Restorer:
             if not self.name.endswith(".frp"):
                 module = zoo.load(model if model is not None else self.name)
         try:
-            plan = engine.Plan.load(self.name) if module is None else engine.compile(module, precision)
-            if precision not in ("auto", plan.precision):
-                raise ValueError(f"{self.name} was compiled for {plan.precision}, not for {precision}")
-            self._runner = plan.session(device="cpu", threads=threads, memory=memory)
+            if device == "cuda":  # a plan's own precision is the CPU's
+                plan = engine.Plan.load(self.name) if module is None else engine.compile(module)
+                wanted = None if precision == "auto" else precision
+                self._runner = plan.session("cuda", memory=memory, precision=wanted)
+            else:
+                plan = engine.Plan.load(self.name) if module is None else engine.compile(module, precision)
+                if precision not in ("auto", plan.precision):
+                    raise ValueError(f"{self.name} was compiled for {plan.precision}, not for {precision}")
+                self._runner = plan.session(device="cpu", threads=threads, memory=memory)
             self._channels, self._takes_sigma, path = plan.channels, plan.takes_sigma, "plan"
         except UnsupportedOperator as error:
-            self._runner = TiledModel(module, memory)
+            if device == "cuda" and not torch.cuda.is_available():
+                raise DeviceError("no usable CUDA device for torch, and no plan can be made: " + str(error)) from None
+            self._runner = TiledModel(module, memory, "cuda" if device == "cuda" else "cpu")
             self._channels, self._takes_sigma = self._runner.channels, self._runner.takes_sigma
             path = f"torch, because {error}"
-        self._path, self._memory = path, memory
+        self._path, self._memory, self._device = path, memory, device
         self._module = module
         self._precision = "float32" if precision == "auto" else precision
         self._noise_level: Callable[[np.ndarray], float] = estimate.noise_level
@@ -335,7 +344,7 @@ class Restorer:
     ) -> pieces.Pieces:
         """A picture's parts, for a result of these segments; see pieces.Pieces."""
         if isinstance(self._runner, engine.Session):  # gives back its working memory: the budget holds for all
-            self._runner = self._runner.plan.session("cpu", self._runner.threads, self._memory)
+            self._runner = self._runner.again(self._memory)
         memory = engine.parse_memory(self._memory)
         return pieces.Pieces(self._runner, self._window(how), source, segment, memory, how, part_bytes)
 
@@ -466,6 +475,8 @@ class Stream(Restorer):
         vars(self).update(vars(restorer))
         self._noise_level = stream.NoiseLevel()
         if stream.is_recurrent(self._module):
+            if self._device == "cuda":
+                raise DeviceError(f"{self.name} restores streams and bursts on the cpu only")
             self._runner = stream.RecurrentRunner(self._module, self._memory, self._precision)
             self._path = "torch, because no plan is made of a recurrent step yet"
 

@@ -16,8 +16,10 @@ Sigma = Annotated[
     typer.Option(min=0, max=255, help="Noise level in 0-255 units, for models that take one.  [default: estimated]"),
 ]
 Strength = Annotated[float, typer.Option(min=0, max=1, help="0 keeps the input, 1 restores fully.")]
-Device = Annotated[str, typer.Option(help="auto or cpu.")]
-Precision = Annotated[str, typer.Option(help="auto (float32, or a plan file's), float32 or bfloat16.")]
+Device = Annotated[str, typer.Option(help="auto (the CPU), cpu or cuda.")]
+Precision = Annotated[
+    str, typer.Option(help="auto (float32, or a plan file's; float16 on a GPU), float32, bfloat16 or float16.")
+]
 Threads = Annotated[int | None, typer.Option(min=1, help="Threads.  [default: all]", show_default=False)]
 Quality = Annotated[int, typer.Option(min=1, max=100, help="Of JPEG results.")]
 LARGEST = "Refuse larger pictures.  [default: 200, and no limit for TIFF]"
