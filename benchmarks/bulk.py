@@ -1,13 +1,14 @@
 """What folders, files larger than memory and a cluster cost beside the engine on arrays in memory.
 
-    python benchmarks/bulk.py folder [--pictures 200] [--mpixel 2 24] [--threads 2]
-    python benchmarks/bulk.py stream [--side 20000] [--memory 1GiB] [--threads 2]
-    python benchmarks/bulk.py ray [--pictures 24] [--mpixel 2 6]
+    python benchmarks/bulk.py folder [--pictures 200] [--mpixel 2 24] [--rounds 4] [--threads 2] [--precision bfloat16]
+    python benchmarks/bulk.py stream [--side 20000] [--memory 512MiB] [--threads 2]
+    python benchmarks/bulk.py ray [--pictures 32] [--mpixel 1 3] [--rounds 2]
 
-folder: megapixels a second of `fastrestore batch` over pictures of mixed sizes and formats, as a share of what the
-engine does with some of the same pictures as arrays, measured before and after.  stream: the same of one 16-bit TIFF
-in tiles, restored within a budget, and its peak of resident memory, in a process of its own.  ray: two local workers
-of one thread against one.  Prints the result as JSON on the last line; --record FILE keeps it.
+folder: megapixels a second of `fastrestore batch` over pictures of mixed sizes and formats, in rounds, as a share of
+what the engine does with pictures of these sizes as arrays before and after each round.  stream: the same of one
+16-bit TIFF in tiles, restored within a budget in a process of its own, and that process's peak of resident memory.
+ray: two local workers of one thread, in turns with one.  Prints the result as JSON on the last line; --record FILE
+keeps it.
 """
 
 import argparse
@@ -26,12 +27,14 @@ import tifffile
 
 import fastrestore as fr
 from fastrestore import image as images
-from fastrestore.bench.machine import machine, resident
+from fastrestore.bench.machine import Watch, machine, resident
 from fastrestore.bench.process import settle
+from fastrestore.tiffwriter import Codec
 
 MODEL, SIGMA = "denoise-cnn", 15.0
 KINDS = ".png", ".jpg", ".tif"
-KEPT = "stages", "bottleneck", "waited", "parts"  # of a report
+KEPT = "stages", "shares", "bottleneck", "waited", "parts"  # of a report
+TILE = 512  # pixels a side
 SAMPLED = 6  # pictures that the engine restores as arrays, spread over the sizes
 
 
@@ -54,13 +57,20 @@ def sizes(count: int, mpixel: tuple[float, float]) -> list[tuple[int, int]]:
     return [(round((area / 1.5) ** 0.5), round((area * 1.5) ** 0.5)) for area in areas]
 
 
-def fill(folder: Path, count: int, mpixel: tuple[float, float]) -> float:
-    """Writes the pictures; returns their megapixels."""
-    folder.mkdir()
-    order = np.random.default_rng(0).permutation(count)
-    for n, (height, width) in zip(order, sizes(count, mpixel), strict=True):
-        images.write(folder / f"{n:04}{KINDS[n % len(KINDS)]}", images.Image(made(height, width, int(n))))
-    return sum(height * width for height, width in sizes(count, mpixel)) / 1e6
+def fill(folder: Path, wanted: list[tuple[int, int]]) -> float:
+    """Writes a picture of each height and width, in turns of the kinds, if the folder is not there yet; returns their
+    megapixels."""
+    if not folder.exists():
+        making = folder.with_suffix(".part")
+        shutil.rmtree(making, ignore_errors=True)
+        making.mkdir(parents=True)
+        large = made(*np.max(wanted, 0), 0)  # they are parts of it
+        for n, (height, width) in enumerate(wanted):
+            bottom, right = large.shape[0] - 3 * n % (large.shape[0] - height + 1), large.shape[1]
+            part = np.ascontiguousarray(large[bottom - height : bottom, right - width : right])
+            images.write(making / f"{n:04}{KINDS[n % len(KINDS)]}", images.Image(part))
+        making.rename(folder)
+    return sum(height * width for height, width in wanted) / 1e6
 
 
 def engine_rate(arrays: list[np.ndarray], restorer: fr.Restorer) -> float:
@@ -72,45 +82,62 @@ def engine_rate(arrays: list[np.ndarray], restorer: fr.Restorer) -> float:
 
 
 def folder(options: argparse.Namespace, scratch: Path) -> dict[str, Any]:
-    mpixel = fill(scratch / "in", options.pictures, options.mpixel)
-    chosen = sizes(options.pictures, options.mpixel)[:: max(1, options.pictures // SAMPLED)]
-    arrays = [made(*size, seed) for seed, size in enumerate(chosen)]
-    restorer = fr.Restorer(MODEL, threads=options.threads)
+    every = sizes(options.pictures, options.mpixel)
+    order = np.random.default_rng(0).permutation(options.pictures)
+    parts = [[every[n] for n in part] for part in np.array_split(order, options.rounds)]
+    inputs = [(options.inputs or scratch) / f"in{n}" for n in range(options.rounds)]
+    mpixel = [fill(place, part) for place, part in zip(inputs, parts, strict=True)]
+    arrays = [made(*size, seed) for seed, size in enumerate(every[:: max(1, options.pictures // SAMPLED)])]
+    arguments = {"model": MODEL, "precision": options.precision, "threads": options.threads}
+    restorer = fr.Restorer(**arguments)
     engine_rate(arrays[:1], restorer)
-    before = engine_rate(arrays, restorer)
-    start = time.perf_counter()
-    arguments = {"model": MODEL, "sigma": SIGMA, "threads": options.threads}
-    records = list(fr.batch(scratch / "in", scratch / "out", **arguments))
-    seconds = time.perf_counter() - start
-    after = engine_rate(arrays, restorer)
-    assert all(record["ok"] for record in records)
-    stages = {stage: round(sum(r["seconds"][stage] for r in records), 2) for stage in records[0]["seconds"]}
-    return {"mpixel": mpixel, "mpixel_per_s": mpixel / seconds, "engine": [before, after], "stages": stages}
+    engine, rates, shares, watch = [engine_rate(arrays, restorer)], [], [], Watch()
+    for n, part in enumerate(mpixel):
+        start = time.perf_counter()
+        records = list(fr.batch(inputs[n], scratch / f"out{n}", sigma=SIGMA, **arguments))
+        seconds = time.perf_counter() - start
+        assert all(record["ok"] for record in records)
+        rates.append(part / seconds)
+        busy = {stage: sum(r["seconds"][stage] for r in records) for stage in records[0]["seconds"]}
+        shares.append({stage: round(value / seconds, 3) for stage, value in busy.items()})
+        shutil.rmtree(scratch / f"out{n}")
+        engine.append(engine_rate(arrays, restorer))
+    each = [rate / ((a + b) / 2) for rate, a, b in zip(rates, engine, engine[1:], strict=False)]
+    return {
+        "mpixel": sum(mpixel),
+        "mpixel_per_s": sum(mpixel) / sum(part / rate for part, rate in zip(mpixel, rates, strict=True)),
+        "engine_mpixel_per_s": engine,
+        "share_of_engine_each": each,
+        "share_of_engine": float(np.average(each, weights=mpixel)),
+        "shares_of_time": shares,
+    } | watch.report([])
 
 
 def stream(options: argparse.Namespace, scratch: Path) -> dict[str, Any]:
     side, source = options.side, scratch / "in.tif"
-    tiles = [made(512, 512, seed, np.uint16) for seed in range(8)]
-    count = math.ceil(side / 512) ** 2
-    layout = {"tile": (512, 512), "photometric": "rgb", "compression": "zlib", "predictor": True, "metadata": None}
-    each = (tiles[n % len(tiles)] for n in range(count))
-    tifffile.imwrite(source, each, shape=(side, side, 3), dtype=np.uint16, bigtiff=True, maxworkers=1, **layout)
-    restorer = fr.Restorer(MODEL, threads=options.threads, memory=options.memory)
-    array = [made(2000, 2000, 0, np.uint16)]
+    pack = Codec(TILE, TILE, 3, "uint16", 8, True, 0).pack
+    tiles = [pack(made(TILE, TILE, seed, np.uint16)) for seed in range(8)]
+    each = (tiles[n % len(tiles)] for n in range(math.ceil(side / TILE) ** 2))
+    layout = {"tile": (TILE, TILE), "photometric": "rgb", "compression": "zlib", "predictor": True, "metadata": None}
+    tifffile.imwrite(source, each, shape=(side, side, 3), dtype=np.uint16, bigtiff=True, **layout)
+    restorer = fr.Restorer(MODEL, threads=options.threads, precision=options.precision, memory=options.memory)
+    array = [made(4000, 4000, 0, np.uint16)]
     engine_rate(array, restorer)
-    before = engine_rate(array, restorer)
+    engine, watch = [engine_rate(array, restorer)], Watch()
     arguments = ["--source", source, "--memory", options.memory, "--threads", options.threads, "--scratch", scratch]
-    command = [sys.executable, __file__, "one", *map(str, arguments)]
+    command = [sys.executable, __file__, "one", "--precision", options.precision, *map(str, arguments)]
     report = json.loads(subprocess.run(command, stdout=subprocess.PIPE, check=True, text=True).stdout)
     report = {key: report[key] for key in (*KEPT, "wall", "ready_mib", "peak_mib", "memory")}
-    after = engine_rate(array, restorer)
+    engine.append(engine_rate(array, restorer))
     mpixel = side * side / 1e6
-    return {"mpixel": mpixel, "mpixel_per_s": mpixel / report["wall"], "engine": [before, after]} | report
+    rate = mpixel / report["wall"]
+    about = {"mpixel": mpixel, "mpixel_per_s": rate, "engine_mpixel_per_s": engine}
+    return about | {"share_of_engine": rate / (sum(engine) / 2)} | report | watch.report([])
 
 
 def one(options: argparse.Namespace, scratch: Path) -> dict[str, Any]:
     """Restores one file and says what memory that took, beyond the process when its model was ready."""
-    restorer = fr.Restorer(MODEL, threads=options.threads, memory=options.memory)
+    restorer = fr.Restorer(MODEL, threads=options.threads, precision=options.precision, memory=options.memory)
     restorer(np.zeros((64, 64, 3), np.uint16), SIGMA)
     ready = resident("VmRSS")
     start = time.perf_counter()
@@ -123,19 +150,22 @@ def one(options: argparse.Namespace, scratch: Path) -> dict[str, Any]:
 def ray(options: argparse.Namespace, scratch: Path) -> dict[str, Any]:
     import ray as cluster
 
-    mpixel = fill(scratch / "in", options.pictures, options.mpixel)
-    fill(scratch / "warm", 4, (0.1, 0.2))
-    rates = {}
-    for workers in (1, 2):
+    order = np.random.default_rng(0).permutation(options.pictures)
+    mpixel = fill(scratch / "in", [sizes(options.pictures, options.mpixel)[n] for n in order])
+    fill(scratch / "warm", sizes(4, (0.1, 0.2)))
+    rates: dict[str, list[float]] = {"1": [], "2": []}
+    arguments = {"model": MODEL, "precision": options.precision, "sigma": SIGMA, "threads": 1, "ray": "local"}
+    watch = Watch()
+    for workers in (1, 2) * options.rounds:
         cluster.init(num_cpus=workers, include_dashboard=False, log_to_driver=False)
-        arguments = {"model": MODEL, "sigma": SIGMA, "threads": 1, "ray": "local", "overwrite": True}
-        list(fr.batch(scratch / "warm", scratch / "warmed", **arguments))
+        list(fr.batch(scratch / "warm", scratch / "warmed", overwrite=True, **arguments))
         start = time.perf_counter()
-        records = list(fr.batch(scratch / "in", scratch / "out", **arguments))
-        rates[str(workers)] = mpixel / (time.perf_counter() - start)
+        records = list(fr.batch(scratch / "in", scratch / "out", overwrite=True, **arguments))
+        rates[str(workers)].append(mpixel / (time.perf_counter() - start))
         assert all(record["ok"] for record in records)
         cluster.shutdown()
-    return {"mpixel": mpixel, "mpixel_per_s": rates, "gain": rates["2"] / rates["1"]}
+    gain = sum(rates["2"]) / sum(rates["1"])
+    return {"mpixel": mpixel, "mpixel_per_s": rates, "gain": gain} | watch.report([])
 
 
 CASES = {"folder": folder, "stream": stream, "ray": ray, "one": one}
@@ -146,10 +176,13 @@ def main() -> None:
     parser.add_argument("what", choices=list(CASES))
     parser.add_argument("--pictures", type=int, default=200)
     parser.add_argument("--mpixel", type=float, nargs=2, default=(2, 24), metavar=("FROM", "TO"))
+    parser.add_argument("--rounds", type=int, default=4)
     parser.add_argument("--side", type=int, default=20000)
-    parser.add_argument("--memory", default="1GiB")
+    parser.add_argument("--memory", default="512MiB")
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--precision", default="float32")
     parser.add_argument("--source", type=Path, help="of `one`, which stream starts")
+    parser.add_argument("--inputs", type=Path, help="where folder's pictures lie, or are to be made and kept")
     parser.add_argument("--scratch", type=Path, help="a folder for the pictures, on the disk to be measured")
     parser.add_argument("--record", type=Path)
     options = parser.parse_args()
@@ -159,9 +192,9 @@ def main() -> None:
         result = CASES[options.what](options, scratch)
     finally:
         shutil.rmtree(scratch)
-    if "engine" in result:
-        result["share_of_engine"] = result["mpixel_per_s"] / (sum(result["engine"]) / 2)
-    result = {"case": options.what, "machine": machine(), "threads": options.threads, "model": MODEL} | result
+    threads = 1 if options.what == "ray" else options.threads  # of a worker
+    about = {"case": options.what, "machine": machine(), "threads": threads, "model": MODEL}
+    result = about | {"precision": options.precision} | result
     if options.what != "one":
         print({key: value for key, value in result.items() if key != "machine"})
     if options.record:

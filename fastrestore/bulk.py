@@ -1,11 +1,11 @@
-"""Folders of pictures, restored unattended: reading, restoring and writing at once, a manifest, and resumption.
+"""Folders of pictures, bursts and clips, restored unattended: reading, restoring and writing at once, a manifest, and
+resumption.
 
-On this machine here; cluster.py spreads the same jobs over the workers of a Ray cluster.
+On this machine here; cluster.py spreads the same jobs (jobs.py) over the workers of a Ray cluster.
 """
 
 import contextlib
 import errno
-import fnmatch
 import hashlib
 import json
 import os
@@ -14,34 +14,23 @@ import shutil
 import threading
 import time
 from collections.abc import Generator, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from fastrestore import dicom, raw, zoo
 from fastrestore import image as images
+from fastrestore import video, zoo
 from fastrestore.errors import FastrestoreError, ImageError, describe
-from fastrestore.restorer import Restorer
+from fastrestore.jobs import BURST, CLIP, NAME, PICTURE, Job, find
+from fastrestore.restorer import Restorer, Stream
 
 MANIFEST = "manifest.jsonl"  # in the output folder: one JSON object a line, the last one of an input counts
-AHEAD = 2  # pictures that wait between two stages: what bounds the memory
+AHEAD = 2  # pictures or bursts that wait between two stages: what bounds the memory
 STAGES = "reading", "restoring", "writing"
-NAME = "{folder}/{stem}{suffix}"  # of a result, in the output folder
 
-_INPUTS = {*images.SUFFIXES, *raw.SUFFIXES, dicom.SUFFIX}
+_INPUT = {PICTURE: "image", BURST: "burst", CLIP: "video"}  # in zoo's words
 _FATAL = errno.ENOSPC, errno.EDQUOT, errno.EROFS  # no later picture would fare better
-
-
-@dataclass
-class Job:
-    source: Path
-    name: str  # of the source below the input folder, with slashes
-    target: Path
-    fault: Exception | None = None  # known before it is read
-    picture: images.Image | None = None
-    whole: bool = True  # decoded, restored and encoded at once, not piece by piece
-    record: dict[str, Any] = field(default_factory=dict)
 
 
 def batch(
@@ -60,44 +49,67 @@ def batch(
     exclude: Sequence[str] = (),
     name: str = NAME,
     suffix: str | None = None,
+    bursts: str | None = None,
     quality: int = 95,
+    codec: str | None = None,
+    clip_quality: int | None = None,
     max_pixels: int | None = None,
     resume: bool = False,
     overwrite: bool = False,
     ray: str | None = None,
 ) -> "Batch":
-    """Restores many pictures into a folder; yields a record of each as it is finished, in the order of names.
+    """Restores many pictures, bursts and clips into a folder; yields a record of each as it is finished, in order.
 
-    inputs: a folder, searched recursively for PNG, JPEG, TIFF, WebP, BMP, DICOM and raw files, or a list of files.
-    Links to folders are not followed, nor are links to files outside the folder.  include, exclude: patterns of names
-    below the folder, such as "2024/*.png".  name: a result's name in `out`, of {folder}, {stem}, {suffix}; suffix:
-    ".png", say, instead of the input's.  resume: leaves out what the manifest says is done, if the input, the model,
-    the settings and the result are still those; overwrite: replaces results that exist.  ray: "local", or the address
-    of a Ray cluster, see cluster.py.  The other arguments are Restorer's, Restorer.file's and image.write's; threads
-    are each worker's there.  The iterator knows its length.
+    inputs: a folder, searched recursively for PNG, JPEG, TIFF, WebP, BMP, DICOM and raw files and for clips, or a list
+    of files.  Links to folders are not followed, nor are links to files outside the folder.  include, exclude: patterns
+    of names below the folder, such as "2024/*.png".  name: a result's name in `out`, of {folder}, {stem}, {suffix};
+    suffix: instead of the input's, ".png", say, for pictures, or ".mkv" for clips.  bursts: a rule of shots.RULES:
+    pictures that it finds to be shots of one scene become one result; None: each picture is one.  model None: the
+    task's for pictures, bursts and clips.  resume: leaves out what the manifest says is done, if the input, the model,
+    the settings and the result are still those, and goes on within a clip; overwrite: replaces results that exist.
+    ray: "local", or the address of a Ray cluster, see cluster.py.  codec, clip_quality: video.restore's.  The other
+    arguments are Restorer's, Restorer.file's and image.write's; threads are each worker's there.  The iterator knows
+    its length.
 
-    Records: {input, output, ok, skipped, error, input_sha256, output_sha256, model_sha256, settings, path, height,
-    width, sigma, seconds {reading, restoring, writing}, notices, time}.  Each is a line of out/manifest.jsonl too,
-    flushed to disk behind its result, so a process killed at any moment loses the pictures in hand and nothing else.
+    Records: {input, output, kind (picture, burst or clip), ok, skipped, error, input_sha256, output_sha256,
+    model_sha256, settings, path, height, width, sigma, seconds {reading, restoring, writing}, notices, time}, of a
+    burst also {shots, reference}, of a clip {frames, damaged}.  Each is a line of out/manifest.jsonl too, flushed to
+    disk behind its result, so a process killed at any moment loses the pictures in hand and nothing else.
     A picture that fails is a record that is not ok and never stops the rest; a full disk ends the run with OSError
-    after what is finished has been yielded.  Besides the engine's memory up to 6 pictures are held; a large TIFF goes
-    piece by piece within it, as in Restorer.file.  Raises ImageError for folders that do not fit or are in use by
-    another batch, ModelError, ValueError.
+    after what is finished has been yielded.  Besides the engine's memory up to 6 pictures or bursts are held; a large
+    TIFF goes piece by piece within it, as in Restorer.file, and a clip frame by frame.  Raises ImageError for folders
+    that do not fit or are in use by another batch, ModelError, ValueError.
     """
-    arguments = {"model": model, "task": task, "device": device, "precision": precision, "memory": memory}
-    restorer = Restorer(**arguments, threads=threads if ray is None else threads or 1)
-    if sigma is not None and not restorer.info["takes_sigma"]:
-        raise ValueError(f"{restorer.name} takes no noise level: leave sigma out")
     out = Path(out)
-    jobs = find(inputs, out, include, exclude, name, suffix)
-    settings = {"task": task, "model": restorer.name, "sigma": sigma, "strength": strength, "quality": quality}
-    settings["precision"] = restorer.info["precision"]
-    rules = Rules(settings, model_hash(restorer, model), max_pixels, resume, overwrite)
+    jobs = find(inputs, out, include, exclude, name, suffix, bursts)
+    for job in jobs:
+        if job.kind == CLIP:
+            video.chosen(job.target, codec, clip_quality)
+    how = {
+        "device": device,
+        "precision": precision,
+        "memory": memory,
+        "threads": threads if ray is None else threads or 1,
+    }
+    rules, restorers = {}, {}
+    for kind in dict.fromkeys([job.kind for job in jobs] or [PICTURE]):
+        arguments = {"model": model or zoo.default(task, _INPUT[kind]), "task": task, **how}
+        restorer = next((r for k, r in restorers.items() if rules[k].arguments == arguments), None)
+        restorers[kind] = restorer = restorer or Restorer(**arguments)
+        if sigma is not None and not restorer.info["takes_sigma"]:
+            raise ValueError(f"{restorer.name} takes no noise level: leave sigma out")
+        if kind == BURST and not restorer.takes_bursts:
+            raise ValueError(f"{restorer.name} restores single pictures: a burst needs a model for bursts")
+        settings = {"task": task, "model": restorer.name, "sigma": sigma, "strength": strength}
+        settings |= {"codec": codec, "quality": clip_quality} if kind == CLIP else {"quality": quality}
+        settings["precision"] = restorer.info["precision"]
+        hashed = model_hash(restorer, arguments["model"])
+        rules[kind] = Rules(arguments, settings, hashed, max_pixels, resume, overwrite)
     if ray is None:
-        return Batch(len(jobs), _Run(restorer, out, rules).all(jobs))
+        return Batch(len(jobs), _Run(restorers, out, rules).all(jobs))
     from fastrestore import cluster
 
-    return Batch(len(jobs), cluster.run(ray, arguments, threads or 1, restorer, out, rules, jobs))
+    return Batch(len(jobs), cluster.run(ray, restorers, out, rules, jobs))
 
 
 class Batch(Iterator[dict[str, Any]]):
@@ -118,8 +130,9 @@ class Batch(Iterator[dict[str, Any]]):
 
 @dataclass(frozen=True)
 class Rules:
-    """What holds for every picture of a batch."""
+    """What holds for every job of a kind."""
 
+    arguments: dict[str, Any]  # Restorer's
     settings: dict[str, Any]  # part of every record: what the result depends on
     model_sha256: str
     max_pixels: int | None
@@ -127,82 +140,14 @@ class Rules:
     overwrite: bool
 
 
-def find(
-    inputs: str | os.PathLike | Sequence[str | os.PathLike],
-    out: Path,
-    include: Sequence[str] = (),
-    exclude: Sequence[str] = (),
-    name: str = NAME,
-    suffix: str | None = None,
-) -> list[Job]:
-    """The pictures to restore and where each result goes; see batch.
-
-    Raises ImageError for a folder that is not there, two inputs with one result, and a result that is an input.
-    """
-    if suffix is not None:
-        images.format_of(f"x{suffix}")
-    single = isinstance(inputs, str | os.PathLike)
-    if single and not Path(inputs).is_dir():
-        raise ImageError(f"{images.show_name(inputs)}: no such folder")
-    sources = _walk(Path(inputs), out) if single else [(Path(path), Path(path).name) for path in inputs]
-    jobs, taken = [], {}
-    for source, below in sources:
-        if (include and not any(fnmatch.fnmatch(below, pattern) for pattern in include)) or any(
-            fnmatch.fnmatch(below, pattern) for pattern in exclude
-        ):
-            continue
-        job = Job(source, below, _target(out, below, name, suffix))
-        key = os.path.normcase(job.target)
-        if key in taken:
-            both = f"{images.show_name(taken[key].source)} and {images.show_name(source)}"
-            raise ImageError(f"{both} would both become {images.show_name(job.target)}")
-        taken[key] = job
-        if single and source.is_symlink() and not source.resolve().is_relative_to(Path(inputs).resolve()):
-            job.fault = ImageError(f"{images.show_name(source)}: a link out of the folder, not followed")
-        jobs.append(job)
-    originals = {os.path.realpath(job.source) for job in jobs}
-    for job in jobs:
-        if os.path.realpath(job.target) in originals:
-            raise ImageError(f"{images.show_name(job.target)} is an input and would be overwritten")
-    return jobs
-
-
-def _walk(folder: Path, out: Path) -> list[tuple[Path, str]]:
-    found = []
-    for place, folders, files in os.walk(folder):
-        here = Path(place)
-        folders[:] = sorted(f for f in folders if not _same(here / f, out))  # links to folders are not followed
-        for file in sorted(files):
-            path = here / file
-            if path.suffix.lower() in _INPUTS and not file.startswith(".fastrestore-"):
-                found.append((path, path.relative_to(folder).as_posix()))
-    return found
-
-
-def _same(a: Path, b: Path) -> bool:
-    return a.exists() and b.exists() and os.path.samefile(a, b)
-
-
-def _target(out: Path, below: str, name: str, suffix: str | None) -> Path:
-    path = Path(below)
-    suffix = suffix or (".tif" if raw.is_raw(path) else path.suffix)
-    try:
-        text = name.format(folder=path.parent.as_posix(), stem=path.stem, suffix=suffix)
-    except (KeyError, IndexError, ValueError) as error:
-        raise ImageError(f"the name {name!r} may hold {{folder}}, {{stem}} and {{suffix}}") from error
-    target = Path(os.path.normpath(out / text))
-    if not target.is_relative_to(Path(os.path.normpath(out))):
-        raise ImageError(f"{images.show_name(target)} would lie outside of {images.show_name(out)}")
-    if target.suffix.lower() != dicom.SUFFIX:
-        images.format_of(target)
-    return target
-
-
 class Manifest:
     """The records of an output folder, locked for one batch.  A `with`: the lock goes with it, or with the process."""
 
-    def __init__(self, out: Path, rules: Rules):
+    def __init__(self, out: Path, rules: dict[str, Rules]):
+        """rules: by the kind of job."""
         self._out, self._rules = out, rules
+        first = next(iter(rules.values()))
+        self._resume, self._overwrite = first.resume, first.overwrite
         self._writing = threading.Lock()
 
     def __enter__(self) -> "Manifest":
@@ -227,31 +172,34 @@ class Manifest:
 
     def begin_record(self, job: Job) -> None:
         """The first entries of a record."""
-        record = job.record
-        record |= {"input": job.name, "output": job.target.relative_to(self._out).as_posix(), "ok": True}
-        record |= {"skipped": False, "error": None, "settings": self._rules.settings}
-        record |= {"model_sha256": self._rules.model_sha256, "seconds": dict.fromkeys(STAGES, 0.0)}
+        record, rules = job.record, self._rules[job.kind]
+        record |= {"input": job.name, "output": job.target.relative_to(self._out).as_posix(), "kind": job.kind}
+        record |= {"ok": True, "skipped": False, "error": None, "settings": rules.settings}
+        record |= {"model_sha256": rules.model_sha256, "seconds": dict.fromkeys(STAGES, 0.0)}
+        if job.kind == BURST:
+            record["shots"] = [source.name for source in job.sources]
 
     def check_place(self, job: Job) -> None:
         """Raises ImageError for an input that is no plain file, and a result that is there and not ours to replace."""
         if job.fault:
             raise job.fault
-        if not job.source.is_file():  # a pipe would wait for ever
-            raise ImageError(f"{images.show_name(job.source)}: is not a plain file")
-        if job.target.exists() and not self._rules.overwrite and not self._is_ours(job):
+        for source in job.sources:
+            if not source.is_file():  # a pipe would wait for ever
+                raise ImageError(f"{images.show_name(source)}: is not a plain file")
+        if job.target.exists() and not self._overwrite and not self._is_ours(job):
             raise ImageError(f"{images.show_name(job.target)}: exists; --resume or --overwrite goes on")
 
     def is_done(self, job: Job) -> bool:
         """Whether resuming leaves it out: by its input's hash, which the record holds already."""
-        return self._rules.resume and is_done(self._done.get(job.name), job)
+        return self._resume and is_done(self._done.get(job.name), job)
 
     def before(self, job: Job) -> dict[str, Any] | None:
         """The record of an earlier run, if this one resumes."""
-        return self._done.get(job.name) if self._rules.resume else None
+        return self._done.get(job.name) if self._resume else None
 
     def _is_ours(self, job: Job) -> bool:
         """Whether an earlier run made the result, so that resuming may replace it."""
-        return self._rules.resume and (job.name, job.record["output"]) in self._ours
+        return self._resume and (job.name, job.record["output"]) in self._ours
 
     def begin(self, job: Job) -> None:
         """Says beforehand that a result is being made, so that one without its record is known for ours after a kill;
@@ -286,8 +234,8 @@ def is_done(before: dict[str, Any] | None, job: Job) -> bool:
 class _Run:
     """Three stages, each in a thread: reading, restoring (the caller's thread, so that Ctrl-C acts), writing."""
 
-    def __init__(self, restorer: Restorer, out: Path, rules: Rules):
-        self.restorer, self.rules = restorer, rules
+    def __init__(self, restorers: dict[str, Restorer], out: Path, rules: dict[str, Rules]):
+        self.restorers, self.rules = restorers, rules
         self.manifest = Manifest(out, rules)
         self.read: queue.Queue[Job | None] = queue.Queue(AHEAD)
         self.restored: queue.Queue[Job | None] = queue.Queue(AHEAD)
@@ -358,25 +306,32 @@ class _Run:
             self.manifest.begin_record(job)
             with collected(job), timed(job, "reading"):
                 self.manifest.check_place(job)
-                job.record["input_sha256"] = sha256(job.source)
+                job.record["input_sha256"] = input_hash(job)
                 job.record["skipped"] = self.manifest.is_done(job)
-                job.whole = self.restorer.way(job.source, job.target) == "picture"
+                restorer, limit = self.restorers[job.kind], self.rules[job.kind].max_pixels
+                way = restorer.way(job.source, job.target) if job.kind == PICTURE else job.kind
+                job.whole = way in ("picture", BURST)
                 if job.whole and not job.record["skipped"]:
-                    job.picture = images.read(job.source, max_pixels=self.rules.max_pixels)
+                    job.pictures = [images.read(source, max_pixels=limit) for source in job.sources]
             self._put(self.read, job)
 
     def _restore(self, job: Job) -> None:
         if not job.record["ok"] or job.record["skipped"]:
             return
-        settings = self.rules.settings
+        restorer, rules = self.restorers[job.kind], self.rules[job.kind]
+        given = rules.settings["sigma"], rules.settings["strength"]
         with collected(job):
-            if job.whole:
-                with timed(job, "restoring"):
-                    report = self.restorer.picture(job.picture, settings["sigma"], settings["strength"])
-            else:
+            if not job.whole:
                 self._prepare(job)
-                report = restore_file(self.restorer, job, self.rules)
-            describe_result(job, report, self.restorer)
+                report = restore_file(restorer, job, rules)
+            elif job.kind == BURST:
+                with timed(job, "restoring"):
+                    picture, report = restorer.burst_pictures(job.pictures, *given)
+                    job.pictures = [picture]
+            else:
+                with timed(job, "restoring"):
+                    report = restorer.picture(job.pictures[0], *given)
+            describe_result(job, report, restorer)
 
     def _prepare(self, job: Job) -> None:
         job.target.parent.mkdir(parents=True, exist_ok=True)
@@ -389,10 +344,10 @@ class _Run:
                 with collected(job), timed(job, "writing"):
                     if job.whole:
                         self._prepare(job)
-                        quality = self.rules.settings["quality"]
-                        record["notices"] += images.write(job.target, job.picture, quality=quality)
+                        quality = self.rules[job.kind].settings["quality"]
+                        record["notices"] += images.write(job.target, job.pictures[0], quality=quality)
                     record["output_sha256"] = sha256(job.target)
-            job.picture = None
+            job.pictures.clear()
             try:
                 self.manifest.end(job)
             finally:
@@ -400,19 +355,43 @@ class _Run:
 
 
 def restore_file(restorer: Restorer, job: Job, rules: Rules) -> dict[str, Any]:
-    """Restores a job's file from its place to the result's; returns Restorer.file's report."""
-    how = rules.settings
-    limits = {"quality": how["quality"], "max_pixels": rules.max_pixels}
-    report = restorer.file(job.source, job.target, how["sigma"], how["strength"], **limits)
-    for stage, seconds in report.get("stages", {}).items():
+    """Restores a job's files from their place to the result's; returns the report of what did it."""
+    how, limit = rules.settings, rules.max_pixels
+    given = job.target, how["sigma"], how["strength"]
+    if job.kind == CLIP:
+        with timed(job, "restoring"):
+            return _restore_clip(restorer, job, rules)
+    if job.kind == BURST:
+        limits = {} if limit is None else {"max_pixels": limit}
+        with timed(job, "restoring"):
+            return restorer.burst_files(job.sources, *given, quality=how["quality"], **limits)
+    start = time.perf_counter()
+    report = restorer.file(job.source, *given, quality=how["quality"], max_pixels=limit)
+    stages = report.get("stages", {"restoring": time.perf_counter() - start})
+    for stage, seconds in stages.items():
         job.record["seconds"][stage] += seconds
     return report
 
 
+def _restore_clip(restorer: Restorer, job: Job, rules: Rules) -> dict[str, Any]:
+    how = rules.settings
+    limits = {} if rules.max_pixels is None else {"max_pixels": rules.max_pixels}
+    options = {"codec": how["codec"], "quality": how["quality"], "resume": None if rules.resume else False}
+    try:
+        return video.restore(restorer, job.source, job.target, how["sigma"], how["strength"], **options, **limits)
+    except (FastrestoreError, MemoryError, OSError):
+        raise
+    except Exception as error:  # FFmpeg's errors are of many types
+        raise ImageError(describe(error)) from error
+
+
 def describe_result(job: Job, report: dict[str, Any], restorer: Restorer) -> None:
     """What a restorer's report says, in the record."""
-    job.record |= {key: report[key] for key in ("sigma", "height", "width", "notices")}
-    job.record["path"] = {key: restorer.info.get(key) for key in ("path", "device", "isa", "precision")}
+    job.record["sigma"] = report.get("sigma", job.record["settings"]["sigma"])
+    kept = ("height", "width", "notices", "reference", "frames", "damaged")
+    job.record |= {key: report[key] for key in kept if key in report}
+    info = restorer.info if job.kind == PICTURE else Stream(restorer).info
+    job.record["path"] = {key: info.get(key) for key in ("path", "device", "isa", "precision")}
 
 
 @contextlib.contextmanager
@@ -433,7 +412,8 @@ def collected(job: Job) -> Iterator[None]:
     except (FastrestoreError, MemoryError, OSError) as error:
         name, text = images.show_name(job.source), describe(error)
         job.record |= {"ok": False, "error": text if name in text else f"{name}: {text}"}
-        job.fault, job.picture = error, None
+        job.fault = error
+        job.pictures.clear()
 
 
 def _lock(manifest: Any, out: Path) -> None:
@@ -471,6 +451,12 @@ def _read_manifest(manifest: Any) -> tuple[dict[str, dict[str, Any]], set[tuple[
 def model_hash(restorer: Restorer, model: str | os.PathLike | None) -> str:
     """Of the file that a restorer's model came from."""
     return sha256(Path(restorer.name if restorer.name.endswith(".frp") else zoo.path_of(model or restorer.name)))
+
+
+def input_hash(job: Job) -> str:
+    """Of the file, or of the list of the shots' hashes."""
+    each = [sha256(source) for source in job.sources]
+    return each[0] if len(each) == 1 else hashlib.sha256("\n".join(each).encode()).hexdigest()
 
 
 def sha256(path: Path) -> str:

@@ -1,4 +1,4 @@
-"""A batch on a Ray cluster: whole pictures, and parts of large ones, spread over workers.
+"""A batch on a Ray cluster: whole pictures, bursts and clips, and parts of large pictures, spread over workers.
 
 The machines must see the input and the output folder under the same names; nothing but Ray itself has to run on them.
 Every worker process makes one restorer and keeps it.  A task whose worker is lost is run again elsewhere, and gives the
@@ -18,11 +18,11 @@ from typing import Any
 from fastrestore import image as images
 from fastrestore import sinks
 from fastrestore.bulk import (
-    Job,
     Manifest,
     Rules,
     collected,
     describe_result,
+    input_hash,
     is_done,
     model_hash,
     restore_file,
@@ -31,6 +31,7 @@ from fastrestore.bulk import (
 )
 from fastrestore.errors import FastrestoreError, ImageError, MissingDependency, ModelError
 from fastrestore.flow import Meter, Part
+from fastrestore.jobs import KINDS, PICTURE, Job
 from fastrestore.pieces import How
 from fastrestore.restorer import Restorer
 from fastrestore.sources import open_image
@@ -49,24 +50,18 @@ class _Task:
 
 
 def run(
-    address: str,
-    arguments: dict[str, Any],
-    threads: int,
-    restorer: Restorer,
-    out: Path,
-    rules: Rules,
-    jobs: list[Job],
+    address: str, restorers: dict[str, Restorer], out: Path, rules: dict[str, Rules], jobs: list[Job]
 ) -> Generator[dict[str, Any], None, None]:
-    """bulk.batch's records, in the order of names, from workers of `threads` threads each.
+    """bulk.batch's records, in the order of names, from workers of as many threads as the rules' restorers have.
 
-    address: "local" starts Ray on this machine, and ends it; else that of a running cluster.  arguments: the workers'
-    Restorer's; restorer: one of this process, for what must be known of a large picture before it is taken apart.
+    address: "local" starts Ray on this machine, and ends it; else that of a running cluster.  restorers, rules: by the
+    kind of job; the restorers are this process's, for what must be known of a large picture before it is taken apart.
     Raises MissingDependency without Ray, ConnectionError if there is no cluster at the address.
     """
     ray = _ray()
     with _Cluster(ray, address), Manifest(out, rules) as manifest:
         manifest.clean(jobs)
-        driver = _Driver(ray, arguments, threads, restorer, rules, manifest)
+        driver = _Driver(ray, restorers, rules, manifest)
         try:
             yield from driver.all(jobs)
         finally:
@@ -103,15 +98,13 @@ class _Cluster(contextlib.AbstractContextManager):
 class _Driver:
     """Keeps a bounded number of tasks under way and hands out the records in order."""
 
-    def __init__(
-        self, ray: Any, arguments: dict[str, Any], threads: int, restorer: Restorer, rules: Rules, manifest: Manifest
-    ):
-        self.ray, self.threads, self.restorer, self.rules, self.manifest = ray, threads, restorer, rules, manifest
-        self.arguments = tuple((arguments | {"threads": threads}).items())
+    def __init__(self, ray: Any, restorers: dict[str, Restorer], rules: dict[str, Rules], manifest: Manifest):
+        self.ray, self.restorers, self.rules, self.manifest = ray, restorers, rules, manifest
+        self.threads = next(iter(rules.values())).arguments["threads"]
         self.running: dict[Any, _Task] = {}
         self.finished: set[int] = set()  # jobs, by id()
         self.large: _Large | None = None  # the one in hand
-        options = {"num_cpus": threads, "max_retries": RETRIES, "scheduling_strategy": "SPREAD"}
+        options = {"num_cpus": self.threads, "max_retries": RETRIES, "scheduling_strategy": "SPREAD"}
         self.remote_file = ray.remote(_restore_whole).options(**options)
         self.remote_part = ray.remote(_restore_part).options(**options)
 
@@ -163,7 +156,7 @@ class _Driver:
             self.manifest.begin_record(job)
             with collected(job):
                 self.manifest.check_place(job)
-                job.whole = self.restorer.way(job.source, job.target) != "pieces"
+                job.whole = job.kind != PICTURE or self.restorers[PICTURE].way(job.source, job.target) != "pieces"
             if not job.record["ok"]:
                 self._end(job)
             elif job.whole:
@@ -179,7 +172,7 @@ class _Driver:
 
         self.manifest.begin(job)
         call = self.remote_file.remote
-        arguments = (self.arguments, self.rules, job, self.manifest.before(job))
+        arguments = (self.rules[job.kind], job, self.manifest.before(job))
         return _Task(job, lambda: call(*arguments), done)
 
     def _parts(self, job: Job) -> Iterator[_Task]:
@@ -187,7 +180,8 @@ class _Driver:
         while self.large and self.large.left:  # one at a time: its result lies open here
             self._collect()
         self.large = None
-        large = _Large(job, self.rules, self.restorer, self._end)
+        rules = self.rules[PICTURE]
+        large = _Large(job, rules, self.restorers[PICTURE], self._end)
         with collected(job):
             job.record["input_sha256"] = sha256(job.source)
             job.record["skipped"] = self.manifest.is_done(job)
@@ -201,15 +195,7 @@ class _Driver:
                 large.put(None)
                 continue
             call = self.remote_part.remote
-            arguments = (
-                self.arguments,
-                self.rules.model_sha256,
-                job.source,
-                part,
-                large.segment,
-                large.pack,
-                large.how,
-            )
+            arguments = (rules, job.source, part, large.segment, large.pack, large.how)
             yield _Task(job, lambda call=call, arguments=arguments: call(*arguments), large.put)
         if not large.parts:
             self._end(job)
@@ -269,29 +255,30 @@ class _Large:
             self._held.__exit__(InterruptedError, InterruptedError(), None)
 
 
-@lru_cache(maxsize=1)
-def _restorer(arguments: tuple[tuple[str, Any], ...], model_sha256: str) -> Restorer:
-    """This worker process's.  Raises ModelError if the model's file is another one on this machine."""
+def _restorer(rules: Rules) -> Restorer:
+    """This process's, for jobs of a kind.  Raises ModelError if the model's file is another one on this machine."""
+    return _made(tuple(rules.arguments.items()), rules.model_sha256)
+
+
+@lru_cache(maxsize=len(KINDS))
+def _made(arguments: tuple[tuple[str, Any], ...], model_sha256: str) -> Restorer:
     restorer = Restorer(**dict(arguments))
     if model_hash(restorer, dict(arguments)["model"]) != model_sha256:
         raise ModelError(f"{restorer.name} on {platform.node()} is not the model of the machine that started the batch")
     return restorer
 
 
-def _restore_whole(
-    arguments: tuple[tuple[str, Any], ...], rules: Rules, job: Job, before: dict[str, Any] | None
-) -> dict[str, Any]:
-    """In a worker: one picture from file to file.  Returns the record, with its fault."""
+def _restore_whole(rules: Rules, job: Job, before: dict[str, Any] | None) -> dict[str, Any]:
+    """In a worker: one picture, burst or clip from file to file.  Returns the record, with its fault."""
     record = job.record
     with collected(job):
         with timed(job, "reading"):
-            record["input_sha256"] = sha256(job.source)
+            record["input_sha256"] = input_hash(job)
         if is_done(before, job):
             return record | {"skipped": True}
-        restorer = _restorer(arguments, rules.model_sha256)
+        restorer = _restorer(rules)
         job.target.parent.mkdir(parents=True, exist_ok=True)
-        with timed(job, "restoring"):
-            report = restore_file(restorer, job, rules)
+        report = restore_file(restorer, job, rules)
         with timed(job, "writing"):
             record["output_sha256"] = sha256(job.target)
         describe_result(job, report, restorer)
@@ -299,8 +286,7 @@ def _restore_whole(
 
 
 def _restore_part(
-    arguments: tuple[tuple[str, Any], ...],
-    model_sha256: str,
+    rules: Rules,
     path: Path,
     part: Part,
     segment: tuple[int, int],
@@ -315,7 +301,7 @@ def _restore_part(
 
     try:
         with open_image(path) as source:
-            work = _restorer(arguments, model_sha256).apart(source, segment, how, PART_BYTES)
+            work = _restorer(rules).apart(source, segment, how, PART_BYTES)
             work.restore(part, emit, meter)
     except (FastrestoreError, MemoryError, OSError) as error:
         return {"ok": False, "error": str(error), "fault": error}

@@ -7,6 +7,7 @@ import json
 import os
 import platform
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -143,11 +144,11 @@ class Plan:
         result and the plan's weights.
 
         device: "cpu" (also "auto"), or "cuda": the current GPU, whose memory is meant then.  precision: on a GPU the
-        type of images and products, float32, bfloat16 or float16; None is the plan's own.
+        type of images and products, float32, bfloat16 or float16; None is float16 for a float32 plan, else bfloat16.
         Raises ValueError for what does not fit, DeviceError where there is no GPU or the core has no kernels for one.
         """
         if device == "cuda":
-            return CudaSession(self, precision or self.precision, parse_memory(memory))
+            return CudaSession(self, precision or "", parse_memory(memory))
         if device not in ("cpu", "auto"):
             raise ValueError(f"device must be cpu, cuda or auto, got {device!r}")
         if precision not in (None, self.precision):
@@ -162,7 +163,7 @@ class Session:
         self.plan, self.threads, self.memory = plan, threads, memory
         self.halo = plan.halo
         self._session = _C.Session(plan._plan, threads, memory)
-        self.report: _C.RunReport | None = None  # of the last run: strips, band, working_bytes, non_finite
+        self.report: Any = None  # of the last run: strips, band, working_bytes, non_finite
 
     @property
     def info(self) -> dict[str, Any]:
@@ -173,6 +174,10 @@ class Session:
             "threads": self.threads,
             "memory": self.memory,
         }
+
+    def again(self, memory: int | str | None) -> "Session":
+        """Another session like this one, within other memory."""
+        return self.plan.session("cpu", self.threads, memory)
 
     def reset(self) -> None:
         """Forgets the pictures before, where the plan has states; a picture of another size does so too."""
@@ -231,23 +236,65 @@ class Session:
 
 class CudaSession(Session):
     """Runs a plan on the current GPU: the same graph and weights on the kernels of csrc/cuda, the whole picture at once
-    or, if that exceeds the memory, in tiles.  ways: how many nodes go each way."""
+    or, if that exceeds the memory, in parts that are copied there and back beside the work on others.
+
+    threads: of the host; 1.  Of the report, strips are parts, and recomputed says how many were computed again in
+    float32, because 16 bits did not hold them.
+    """
+
+    threads = 1
 
     def __init__(self, plan: Plan, precision: str, memory: int):
         if not dispatch.built():
             raise DeviceError("this core was built without nvcc: it has no kernels for GPUs")
         kernels = dispatch.kernels()
-        self.plan, self.precision, self.memory = plan, precision, memory
+        self.plan, self.halo, self.memory = plan, plan.halo, memory
         try:
             self._session = kernels.Session(plan._plan, precision, memory)
         except kernels.NoDevice as error:
             raise DeviceError(str(error)) from None
-        self.ways: dict[str, int] = self._session.ways
-        self.report = None
+        self.precision: str = self._session.precision
+        self.report: Any = None
+
+    @property
+    def steps(self) -> list[tuple[str, list[int]]]:
+        """What is launched, in order: the way, and the numbers of the plan's nodes that it computes.  A way is a
+        convolution's path, the operator's name or, where one kernel computes several nodes, that of the fusion
+        (csrc/engine/cuda_steps.h says which there are)."""
+        return self._session.steps
+
+    @property
+    def ways(self) -> dict[str, int]:
+        """How many steps go each way."""
+        return dict(Counter(way for way, _ in self.steps))
 
     @property
     def info(self) -> dict[str, Any]:
-        return {"device": "cuda", "precision": self.precision, "memory": self.memory, "ways": self.ways}
+        return {"device": "cuda", "isa": "cuda", "precision": self.precision, "threads": self.threads,
+                "memory": self.memory, "ways": self.ways}  # fmt: skip
+
+    def again(self, memory: int | str | None) -> "CudaSession":
+        return CudaSession(self.plan, self.precision, parse_memory(memory))
+
+    def run_tensor(
+        self, x: torch.Tensor, sigma: float | None = None, strength: float = 1.0, clip: bool = True
+    ) -> torch.Tensor:
+        """Restores one image that lies on the GPU, [H, W, C] contiguous uint8, float16 or float32, where it is; the
+        arguments and errors are run's.  It is read after the current stream's work so far, and the result is there
+        when this returns."""
+        names = {torch.uint8: "uint8", torch.float16: "float16", torch.float32: "float32"}
+        if x.ndim != 3 or x.dtype not in names or not x.is_contiguous():
+            raise ValueError(
+                f"an image must be [H, W, C] contiguous uint8, float16 or float32, got {x.dtype}, {x.shape}"
+            )
+        out = torch.empty_like(x)
+        stream = torch.cuda.current_stream(x.device).cuda_stream if x.is_cuda else 0
+        options = (names[x.dtype], list(x.shape), sigma, strength, clip, stream)
+        try:
+            self.report = self._session.run_there(x.data_ptr(), out.data_ptr(), *options)
+        except _C.MemoryBudgetExceeded as error:
+            raise MemoryBudgetError(str(error)) from None
+        return out
 
 
 def compile(

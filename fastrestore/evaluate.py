@@ -7,9 +7,9 @@ seed, the degraded picture rounded to 8 bits, as one from a file is.  The result
 pictures.
 """
 
-import re
+import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,21 +18,15 @@ import numpy as np
 from torch import nn
 
 from fastrestore import degrade, engine, estimate, image, metrics
+from fastrestore.data.folders import find_pairs
 from fastrestore.errors import ImageError, UnsupportedOperator
 from fastrestore.tiled import TiledModel
 
 Report = Callable[[str, int, int], None]  # picture, done, of
 
-# A noisy picture and its clean one: the same name but for one of these words, after "_" or before it.
-PAIRS = (
-    ("real", "mean"),
-    ("noisy", "clean"),
-    ("noisy", "gt"),
-    ("moire", "gt"),
-    ("src", "tar"),
-    ("blur", "sharp"),
-    ("blur", "gt"),
-)
+SHEET_ROWS = 8  # pictures, the first by name
+SHEET_SIDE = 256  # of their middles, in pixels
+CONTRAST = 4  # by which a sheet strengthens differences
 LUMA = np.array([0.299, 0.587, 0.114], np.float64)  # ITU-R BT.601
 
 
@@ -52,6 +46,7 @@ class Score:
     milliseconds: float  # a megapixel, of the model alone, on the picture where it was quickest
     classical_psnr: float | None = None  # of OpenCV's non-local means on the same noise, told σ; dB
     working_mib: float | None = None  # the most that a plan needed beyond input and output
+    psnr_y: float | None = None  # of colour pictures: metrics.psnr_y; dB
 
 
 def evaluate(
@@ -67,29 +62,31 @@ def evaluate(
     classical: bool = False,
     limit: int | None = None,
     threads: int | None = None,
+    sheet: Path | None = None,
     report: Report | None = None,
 ) -> Score:
     """Restores every picture of a folder and compares with the clean one.
 
     sigma: of the added noise in 0-255 units; with pairs, what a σ-conditioned model is told (None: estimated).
-    pairs: the folder holds noisy and clean pictures (see PAIRS) and no noise is added.  grey: colour pictures are
+    pairs: the folder holds degraded and clean pictures (see data/folders.py).  grey: colour pictures are
     turned to their luma.  degradation: a key of degrade.KINDS, instead of noise.  blind: σ is estimated from each
     noisy picture instead of given.  eager: run the module operator by operator (its convolutions still by our
     kernels), not the compiled plan.  classical: with added noise, measure OpenCV's non-local means as well.  limit:
-    the first so many pictures by name.
+    the first so many pictures by name.  sheet: a picture to write, with the middles of the first pictures before,
+    after, clean, and the difference of the last two, four times as strong around grey.
     Raises ImageError for a folder without pictures and for a picture the model has the wrong channels for.
     """
     if not pairs and degradation is None and sigma is None:
         raise ImageError(f"{folder}: without pairs, sigma says how much noise to add")
     if degradation is not None and (pairs or degradation not in degrade.KINDS):
         raise ImageError(f"{folder}: a degradation is one of {', '.join(degrade.KINDS)}, and not for pairs")
-    files = _pairs(folder) if pairs else [(path, path) for path in _pictures(folder)]
+    files = find_pairs(_pictures(folder)) if pairs else [(path, path) for path in _pictures(folder)]
     files = files[:limit]
     if not files:
         raise ImageError(f"{folder}: no {'pairs of pictures' if pairs else 'pictures'} found")
     session = _session(model, eager, threads)
     classical = classical and sigma is not None and not pairs and degradation is None
-    rows, seconds, classical_psnrs, working = [], [], [], []  # seconds: a pixel
+    rows, shown, seconds, classical_psnrs, working = [], [], [], [], []  # seconds: a pixel
     for done, (noisy_path, clean_path) in enumerate(files):
         if report:
             report(clean_path.name, done, len(files))
@@ -116,13 +113,39 @@ def evaluate(
             working.append(session.report.working_bytes / 2**20)
         both = _to_bytes(restored), _to_bytes(noisy)
         measures = metrics.psnr, metrics.ssim, metrics.texture_distance
-        rows.append([measure(x, clean) for measure in measures for x in both])
+        luma = metrics.psnr_y(both[0], clean) if clean.shape[2] == 3 else math.nan
+        rows.append([*(measure(x, clean) for measure in measures for x in both), luma])
+        if done < SHEET_ROWS:
+            shown.append(_sheet_row(both[1], both[0], clean))
         if classical:
             classical_psnrs.append(metrics.psnr(_non_local_means(both[1], sigma), clean))
     kind = degradation or ("pairs" if pairs else "noise")
     classical_psnr = float(np.mean(classical_psnrs)) if classical else None
-    means = np.mean(rows, axis=0).tolist()
-    return Score(kind, sigma, len(rows), *means, 1e9 * min(seconds), classical_psnr, max(working, default=None))
+    *means, luma = np.mean(rows, axis=0).tolist()
+    if sheet:
+        image.write(sheet, image.Image(np.concatenate(shown)))
+    return Score(
+        kind,
+        sigma,
+        len(rows),
+        *means,
+        1e9 * min(seconds),
+        classical_psnr,
+        max(working, default=None),
+        None if math.isnan(luma) else luma,
+    )
+
+
+def _sheet_row(before: np.ndarray, after: np.ndarray, clean: np.ndarray) -> np.ndarray:
+    """uint8 [SHEET_SIDE, 4 SHEET_SIDE, 3] of uint8 [H, W, 1 or 3]; smaller pictures are filled up with black."""
+    height, width = (min(size, SHEET_SIDE) for size in clean.shape[:2])
+    top, left = (clean.shape[0] - height) // 2, (clean.shape[1] - width) // 2
+    row = np.zeros((SHEET_SIDE, 4, SHEET_SIDE, 3), np.uint8)
+    parts = [x[top : top + height, left : left + width] for x in (before, after, clean)]
+    difference = (parts[1].astype(np.int16) - parts[2]) * CONTRAST + 128
+    for column, part in enumerate([*parts, difference.clip(0, 255)]):
+        row[:height, column, :width] = part
+    return row.reshape(SHEET_SIDE, -1, 3)
 
 
 def _session(model: nn.Module, eager: bool, threads: int | None) -> engine.Session | TiledModel:
@@ -148,20 +171,6 @@ def _pictures(folder: Path) -> list[Path]:
     if not folder.is_dir():
         raise ImageError(f"{folder}: no such folder")
     return sorted(path for path in folder.iterdir() if path.suffix.lower() in image.SUFFIXES)
-
-
-def _pairs(folder: Path) -> list[tuple[Path, Path]]:
-    """(degraded, clean) pictures, in name order."""
-    by_stem = {path.stem.lower(): path for path in _pictures(folder)}
-    return sorted((by_stem[a], by_stem[b]) for stem in by_stem for a, b in _partners(stem) if b in by_stem)
-
-
-def _partners(stem: str) -> Iterator[tuple[str, str]]:
-    for degraded, clean in PAIRS:
-        for pattern in (rf"_{degraded}$", rf"^{degraded}_"):
-            partner = re.sub(pattern, lambda m, to=clean, of=degraded: m[0].replace(of, to), stem)
-            if partner != stem:
-                yield stem, partner
 
 
 def _read(path: Path, grey: bool) -> np.ndarray:

@@ -445,7 +445,7 @@ def _encode(file: BinaryIO, image: Image, kind: str, quality: int, notices: list
             extra.add(name, data)
         if image.xmp:
             extra.add(b"iTXt", _XMP_KEY + image.xmp)
-        options = {"pnginfo": extra}
+        options = {"pnginfo": extra, "compress_level": png.DEFLATE_LEVEL}
     elif kind == "JPEG":
         options = {"quality": quality, "subsampling": 0}
     elif kind == "WebP":

@@ -23,7 +23,7 @@ Window = Callable[[np.ndarray], np.ndarray]  # restores pixels [rows, columns, c
 
 def flows(runner: Runner, source: Source) -> bool:
     """Whether rows can flow through: a plan that looks a finite way and takes the source's colours at once."""
-    return isinstance(runner, Session) and runner.halo is not None and source.colours in (1, runner.plan.channels)
+    return type(runner) is Session and runner.halo is not None and source.colours in (1, runner.plan.channels)
 
 
 def reach_of(runner: Runner) -> Reach:
@@ -119,8 +119,9 @@ def restore(
     """Restores source into a sink and finishes it; who made the sink leaves it.
 
     make: the pieces, for a result of these segments.  folder: for temporary files.
-    Returns {parts: how many, stages: seconds of each, bottleneck: the stage that the others wait for, waited: the share
-    of the time in which the model had nothing to do, notices}.
+    Returns {parts: how many, stages: seconds of each, shares: of the time in which each was at work (they overlap),
+    bottleneck: the stage that the others wait for, waited: the share of the time in which the model had nothing to do,
+    notices}.
     """
     meter, start = Meter(), time.perf_counter()
     with ExitStack() as stack:
@@ -137,6 +138,7 @@ def restore(
     return {
         "parts": len(work.parts),
         "stages": {stage: round(seconds, 4) for stage, seconds in meter.busy.items()},
+        "shares": {stage: round(seconds / (end - start), 4) for stage, seconds in meter.busy.items()},
         "bottleneck": max(meter.busy, key=meter.busy.get),
         "waited": round(waited / (end - start), 4),
         "notices": sink.notices,

@@ -294,9 +294,8 @@ def _fused(step: dict[str, Any]) -> list[str]:
         return []
     residual = f"residual {step['inputs'][-1]}" if conv["residual"] != "none" else ""
     words = ["bias" if conv["bias"] else "", residual if conv["residual"] == "before activation" else ""]
-    words.append(
-        {"none": "", "leaky_relu": f"leaky relu {conv['slope']:g}"}.get(conv["activation"], conv["activation"])
-    )
+    curve = conv["activation"]
+    words.append({"none": "", "leaky_relu": f"leaky relu {conv['slope']:g}"}.get(curve, curve))
     words.append(f"x {conv['scale']:g}" if conv["scale"] != 1 else "")
     words.append(residual if conv["residual"] == "after scale" else "")
     return [word for word in words if word]

@@ -16,6 +16,8 @@ CRITICAL = {b"IHDR", b"PLTE", b"IDAT", b"IEND"}
 KEPT = {b"gAMA", b"cHRM", b"sRGB", b"cICP", b"mDCV", b"cLLI", b"tEXt", b"zTXt", b"iTXt"}
 CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # by colour type
 MAX_CHUNKS = 1_000_000
+# zlib's, of what is written; of photographs files are up to 4 % larger than at level 6, in a quarter of the time.
+DEFLATE_LEVEL = 1
 _BAND_BYTES = 1 << 20
 
 
@@ -99,7 +101,7 @@ def write16(file: BinaryIO, pixels: np.ndarray, alpha: np.ndarray | None, extra:
     _write_chunk(file, b"IHDR", struct.pack(">IIBBBBB", width, height, 16, colour_type, 0, 0, 0))
     for kind, data in extra:
         _write_chunk(file, kind, data)
-    packer = zlib.compressobj(6)
+    packer = zlib.compressobj(DEFLATE_LEVEL)
     rows = max(1, _BAND_BYTES // (width * channels * 2))
     above = np.zeros((1, width * channels * 2), np.uint8)
     for top in range(0, height, rows):

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from fastrestore import align, burst, dicom, engine, estimate, geo, models, pieces, sinks, sources, stream, zoo
 from fastrestore import image as images
-from fastrestore.errors import ImageError, UnsupportedOperator
+from fastrestore.errors import DeviceError, ImageError, UnsupportedOperator
 from fastrestore.guide import GuidedRunner
 from fastrestore.models import guided_unet
 from fastrestore.tiled import TiledModel
@@ -34,11 +34,13 @@ class Restorer:
     """A model made ready for this machine.  Threads may share it; they take turns.
 
     model: a name that fastrestore.models() lists, a .safetensors file, a plan's .frp file, an nn.Module, or None
-    for the task's default.  device: "auto" or "cpu".  precision: "auto" (float32), "float32" or "bfloat16" (about 60 dB
-    from float32's result, and several times as fast on AMX); "int8" only for a plan
-    file that was compiled so.  memory: bytes, or a string like "1GiB", for the work
-    beyond input and output; the result does not depend on it.  threads: None for all.
-    Raises ModelError for a model that is unknown or refused, ValueError for other arguments that do not fit.
+    for the task's default.  device: "auto" (the CPU), "cpu" or "cuda", the current NVIDIA GPU.  precision: "auto"
+    (float32; on a GPU float16), "float32" or "bfloat16" (about 60 dB from float32's result, and several times as fast
+    on AMX); "float16" on a GPU only; "int8" only for a plan file that was compiled so.  memory: bytes, or a string like
+    "1GiB", for the work beyond input and output, on a GPU of its memory; the result does not depend on it.  threads:
+    of the CPU, None for all.
+    Raises ModelError for a model that is unknown or refused, DeviceError where there is no usable GPU, ValueError for
+    other arguments that do not fit.
     """
 
     def __init__(
@@ -51,8 +53,8 @@ class Restorer:
         threads: int | None = None,
     ):
         engine.parse_memory(memory)
-        if device not in ("auto", "cpu"):
-            raise ValueError(f"device {device!r} is not there: this version runs on the cpu")
+        if device not in ("auto", "cpu", "cuda"):
+            raise ValueError(f"device must be auto, cpu or cuda, got {device!r}")
         if threads is not None and threads < 1:
             raise ValueError(f"threads must be 1 or more, got {threads}")
         module: nn.Module | None = None
@@ -64,18 +66,25 @@ class Restorer:
                 module = zoo.load(model if model is not None else self.name)
         try:
             whole = guided_unet.Guided(module) if isinstance(module, models.GuidedUNet) else module
-            plan = engine.Plan.load(self.name) if module is None else engine.compile(whole, precision)
-            if precision not in ("auto", plan.precision):
-                raise ValueError(f"{self.name} was compiled for {plan.precision}, not for {precision}")
-            self._runner = plan.session(device="cpu", threads=threads, memory=memory)
+            if device == "cuda":  # a plan's own precision is the CPU's
+                plan = engine.Plan.load(self.name) if module is None else engine.compile(whole)
+                wanted = None if precision == "auto" else precision
+                self._runner = plan.session("cuda", memory=memory, precision=wanted)
+            else:
+                plan = engine.Plan.load(self.name) if module is None else engine.compile(whole, precision)
+                if precision not in ("auto", plan.precision):
+                    raise ValueError(f"{self.name} was compiled for {plan.precision}, not for {precision}")
+                self._runner = plan.session(device="cpu", threads=threads, memory=memory)
             self._channels, self._takes_sigma, path = plan.channels, plan.takes_sigma, "plan"
         except UnsupportedOperator as error:
-            self._runner = TiledModel(module, memory)
+            if device == "cuda" and not torch.cuda.is_available():
+                raise DeviceError("no usable CUDA device for torch, and no plan can be made: " + str(error)) from None
+            self._runner = TiledModel(module, memory, "cuda" if device == "cuda" else "cpu")
             self._channels, self._takes_sigma = self._runner.channels, self._runner.takes_sigma
             path = f"torch, because {error}"
-        self._path, self._memory = path, memory
+        self._path, self._memory, self._device = path, memory, device
         self._fusion: engine.Plan | None = None  # of a recurrent model whose two parts are plans
-        if isinstance(module, models.RecurrentUNet):
+        if isinstance(module, models.RecurrentUNet) and device != "cuda":
             self._fusion = engine.compile(module.fusion, precision)
         self._module = module
         self._precision = "float32" if precision == "auto" else precision
@@ -202,28 +211,45 @@ class Restorer:
         self._check(sigma, strength)
         images.format_of(target)
         pictures = [images.read(source, max_pixels=max_pixels) for source in sources]
+        picture, report = self.burst_pictures(pictures, sigma, strength, reference=reference)
+        report["notices"] += images.write(target, picture, quality=quality)
+        return report
+
+    def burst_pictures(
+        self,
+        pictures: Sequence[images.Image],
+        sigma: float | None = None,
+        strength: float = 1.0,
+        *,
+        reference: int | None = None,
+    ) -> tuple[images.Image, dict[str, Any]]:
+        """Restores the reference of pictures that image.read gave, in its place; returns it and burst_files' report."""
+        self._check(sigma, strength)
         start = time.perf_counter()
         shots = [picture.pixels for picture in pictures]
         restored, reference, notices = self._burst(shots, sigma, strength, True, reference)
         seconds = time.perf_counter() - start
         picture = pictures[reference]
         picture.pixels = restored
-        notices += picture.notices + images.write(target, picture, quality=quality)
         height, width = restored.shape[:2]
         about = {"sigma": sigma, "height": height, "width": width, "seconds": seconds}
-        return about | {"reference": reference, "notices": notices}
+        return picture, about | {"reference": reference, "notices": notices + picture.notices}
+
+    @property
+    def takes_bursts(self) -> bool:
+        """Whether the model makes one picture of several shots."""
+        return isinstance(self._module, models.BurstUNet) or stream.is_recurrent(self._module)
 
     def _burst(
         self, shots: Sequence[Any], sigma: float | None, strength: float, clip: bool, reference: int | None
     ) -> tuple[Any, int, list[str]]:
         """The restored picture, the index of the reference, and a sentence for each shot that is left out."""
-        for_bursts = isinstance(self._module, models.BurstUNet)
-        if not for_bursts and not stream.is_recurrent(self._module):
+        if not self.takes_bursts:
             raise ValueError(f"{self.name} restores single pictures: a burst needs a model for bursts")
         outlines = [align.outline(_colours(shot)) for shot in shots]
         reference, others, notices = burst.chosen(outlines, reference)
         session = Stream(self)
-        if for_bursts and others:
+        if isinstance(self._module, models.BurstUNet) and others:
             session._runner = burst.BurstRunner(self._module.fusion, self._runner, self._memory)
         for index in others:  # what they leave is carried to the reference, which comes last
             session.watch(shots[index], sigma)
@@ -354,7 +380,7 @@ class Restorer:
     ) -> pieces.Pieces:
         """A picture's parts, for a result of these segments; see pieces.Pieces."""
         if isinstance(self._runner, engine.Session):  # gives back its working memory: the budget holds for all
-            self._runner = self._runner.plan.session("cpu", self._runner.threads, self._memory)
+            self._runner = self._runner.again(self._memory)
         memory = engine.parse_memory(self._memory)
         return pieces.Pieces(self._runner, self._window(how), source, segment, memory, how, part_bytes)
 
@@ -484,6 +510,8 @@ class Stream(Restorer):
     def __init__(self, restorer: Restorer):
         vars(self).update(vars(restorer))
         self._noise_level = stream.NoiseLevel()
+        if stream.is_recurrent(self._module) and self._device == "cuda":
+            raise DeviceError(f"{self.name} restores streams and bursts on the cpu only")
         if self._fusion is not None:
             alone = self._runner.plan
             self._runner = stream.PlanRunner(alone, self._fusion, self._memory, self._runner.threads)

@@ -16,6 +16,7 @@ from fastrestore import tiff
 from fastrestore.errors import ImageError, MissingDependency
 
 ZARR = ".zarr"
+_LOOKED_AT = 1 << 20  # pixels of one window, about, where all are looked at
 
 
 class Source:
@@ -52,10 +53,13 @@ class Source:
 
     def range(self) -> tuple[float, float]:
         """The lowest and the highest sample of the colours.  Reads the whole picture."""
-        low, high, rows = math.inf, -math.inf, self.block[0]
+        low, high, (rows, columns) = math.inf, -math.inf, self.block
+        columns *= max(1, _LOOKED_AT // (rows * columns))
         for top in range(0, self.height, rows):
-            pixels, _ = self.read(top, min(top + rows, self.height), 0, self.width)
-            low, high = min(low, float(pixels.min())), max(high, float(pixels.max()))
+            for left in range(0, self.width, columns):
+                window = top, min(top + rows, self.height), left, min(left + columns, self.width)
+                pixels, _ = self.read(*window)
+                low, high = min(low, float(pixels.min())), max(high, float(pixels.max()))
         return low, high
 
     def close(self) -> None:

@@ -174,7 +174,7 @@ class Reader:
 def _levels(tif: tifffile.TiffFile, page: tifffile.TiffPage) -> tuple[tuple[tuple[int, int], ...], bool, bool]:
     """Sizes of the page's smaller copies, whether they are SubIFDs, and whether there are pages of other kinds."""
     if page.subifds:
-        beneath, candidates = True, page.pages or ()
+        beneath, candidates = True, (page.pages[n] for n in range(MAX_PAGES))
     else:
         beneath, candidates = False, (tif.pages[n] for n in range(1, MAX_PAGES + 1))
     levels, others, before = [], False, (page.imagelength, page.imagewidth)

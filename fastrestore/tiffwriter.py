@@ -17,6 +17,7 @@ import tifffile
 from PIL import Image as PilImage
 from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
+from fastrestore.png import DEFLATE_LEVEL
 from fastrestore.tiff import EXIF_IFD, GPS_IFD, ICC, ORIENTATION, SUB_IFDS, TEXT_TAGS, XMP, Layout
 
 CLASSIC_BYTES = 2**32 - 2**25  # above this a TIFF needs 64-bit offsets
@@ -54,7 +55,7 @@ class Codec:
             part = np.concatenate([part[:, :1], part[:, 1:] - part[:, :-1]], 1)  # wraps, as it should
         data = np.ascontiguousarray(part, np.dtype(self.dtype).newbyteorder("<")).tobytes()
         if self.compression == 8:
-            return zlib.compress(data)
+            return zlib.compress(data, DEFLATE_LEVEL)
         return {1: bytes, 5: _lzw, 50000: _zstandard}[self.compression](data)
 
     def unpack(self, data: bytes, rows: int, columns: int) -> np.ndarray:

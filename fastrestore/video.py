@@ -26,6 +26,7 @@ from fastrestore.errors import ImageError, MissingDependency
 from fastrestore.restorer import Restorer, Stream
 
 CONTAINERS = {".mp4": "mp4", ".m4v": "mp4", ".mov": "mov", ".mkv": "matroska", ".webm": "webm"}
+SUFFIXES = {*CONTAINERS, ".avi", ".mpg", ".mpeg", ".mts", ".m2ts", ".3gp", ".ogv", ".flv", ".wmv", ".mxf"}  # read
 PART_FRAMES = 120  # of a part: a kill loses less
 READABLE = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,ogg,flv,asf,nut,mxf,ivf,h264,hevc,gif,yuv4mpegpipe"
 
@@ -60,7 +61,7 @@ def restore(
     *,
     codec: str | None = None,
     quality: int | None = None,
-    resume: bool = False,
+    resume: bool | None = False,
     max_pixels: int = images.MAX_PIXELS,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
@@ -68,7 +69,8 @@ def restore(
 
     Sound, subtitles, the frames' times, colour tags, depth and pixel shape are kept; what cannot be, a notice says.
     codec: a key of CODECS (None: vp9 for .webm, else h264); quality: its constant rate factor.  sigma and strength are
-    Restorer.stream's.  resume: go on from what an earlier run has left.  progress: called after each frame.
+    Restorer.stream's.  resume: go on from what an earlier run has left; None: if that was of the same source with the
+    same options, and else anew.  progress: called after each frame.
     Returns {frames, damaged (packets that could not be decoded), height, width, seconds, notices}.
     If the work ends before the clip does, by an error or by Ctrl-C, the target is as it was; what has been restored is
     kept for resume, and as a clip that plays: see `partial`.
@@ -76,10 +78,10 @@ def restore(
     ValueError for a container, codec or quality that is not there.
     """
     source, target = Path(source), Path(target)
-    chosen, quality = _chosen(target, codec, quality)
+    encoded, quality = chosen(target, codec, quality)
     start = time.perf_counter()
     with Clip(source, max_pixels) as clip:
-        output = Output(clip, CODECS[chosen], quality)
+        output = Output(clip, CODECS[encoded], quality)
         model = [restorer.info["model"], restorer.info["precision"], sigma, strength]
         parts = Parts(target, output, {"source": _fingerprint(source), "model": model}, resume)
         session = Stream(restorer)
@@ -282,10 +284,10 @@ class Packed(NamedTuple):
 class Parts:
     """The restored frames in a folder beside the target: encoded, in parts, with the stream's state after the last."""
 
-    def __init__(self, target: Path, output: Output, job: Mapping[str, Any], resume: bool):
+    def __init__(self, target: Path, output: Output, job: Mapping[str, Any], resume: bool | None):
         """job: what decides the result, beside the output.
 
-        Raises ImageError where resume is wanted and there are parts of another job.
+        Raises ImageError where resume is True and there are parts of another job.
         """
         self.folder, self.output = target.with_name(f"{target.name}.parts"), output
         self.frames = 0  # in the parts that are closed
@@ -296,11 +298,10 @@ class Parts:
         self._packets: list[Packed] = []
         about = json.dumps({**job, "output": [output.codec.encoder, output.format, output.quality]})
         kept = self.folder / "job.json"
-        if resume and kept.exists():
-            if kept.read_text() != about:
-                raise ImageError(
-                    f"{images.show_name(self.folder)}: holds parts of another source or with other options"
-                )
+        same = kept.exists() and kept.read_text() == about
+        if resume and kept.exists() and not same:
+            raise ImageError(f"{images.show_name(self.folder)}: holds parts of another source or with other options")
+        if resume is not False and same:
             self._recall()
             return
         if self.folder.exists():
@@ -347,8 +348,9 @@ class Parts:
                 start += size
 
     def remove(self) -> None:
-        """Removes the folder and what is written there."""
-        for name in ("part-*.safetensors", "state.safetensors", "job.json"):
+        """Removes the folder and what is written there, also by a run that was killed; without its job the rest is for
+        nobody, should this be killed too."""
+        for name in ("job.json", "state.safetensors", "part-*.safetensors", ".fastrestore-*.part"):
             for path in self.folder.glob(name):
                 path.unlink()
         self.folder.rmdir()
@@ -381,8 +383,9 @@ def _assemble(path: Path, clip: Clip, output: Output, parts: Parts) -> list[str]
     av = _av()
     kind, notices = CONTAINERS[path.suffix.lower()], []
     times = parts.times()
-    # The muxer's own choice would round the times.
-    options = {"video_track_timescale": str(clip.time_base.denominator)} if kind in ("mp4", "mov") else {}
+    options = {"fflags": "+bitexact"}  # no random numbers: the same frames become the same bytes
+    if kind in ("mp4", "mov"):  # the muxer's own choice would round the times
+        options["video_track_timescale"] = str(clip.time_base.denominator)
     with images.whole_file(path) as file, av.open(file, "w", format=kind, container_options=options) as out:
         source = clip.container()
         out.metadata.update(source.metadata)
@@ -449,8 +452,8 @@ def _exact() -> Any:
     return way.BICUBIC | way.ACCURATE_RND | way.FULL_CHR_H_INT | way.FULL_CHR_H_INP
 
 
-def _chosen(target: Path, codec: str | None, quality: int | None) -> tuple[str, int | None]:
-    """The key of CODECS and the quality that are meant."""
+def chosen(target: Path, codec: str | None, quality: int | None) -> tuple[str, int | None]:
+    """The key of CODECS and the quality that are meant.  Raises ValueError for what is not there; see restore."""
     if target.suffix.lower() not in CONTAINERS:
         raise ValueError(f"{images.show_name(target)}: a clip needs one of the suffixes {', '.join(CONTAINERS)}")
     codec = codec or ("vp9" if target.suffix.lower() == ".webm" else "h264")

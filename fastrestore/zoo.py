@@ -26,7 +26,14 @@ OTHERS = {
 }
 
 # What the figures of a card are of, in words.
-SETS = {"bsds500_val32": "held pictures", "cbsd68": "CBSD68", "cc15": "CC", "gopro": "GoPro", "uhdm_700": "UHDM"}
+SETS = {
+    "bsds500_val32": "held pictures",
+    "cbsd68": "CBSD68",
+    "cc15": "CC",
+    "gopro": "GoPro",
+    "uhdm_700": "UHDM",
+    "fhdmi": "FHDMi",
+}
 DEGRADED = {"moire": "simulated moiré", "blur": "simulated blur", "pairs": "real pairs"}
 
 

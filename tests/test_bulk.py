@@ -153,6 +153,39 @@ def test_links(folder, plan, tmp_path):
     assert not any(name.startswith(("loop", "elsewhere")) for name in records)
 
 
+def test_what_cannot_be_read(folder, plan, tmp_path, monkeypatch):
+    """A file and a folder that may not be opened are told, and cost nothing else its result."""
+    closed = {str(folder / "a.png"), str(folder / "deep" / "er")}
+
+    def refusing(call):
+        def refuse(path, *arguments, **options):
+            if not isinstance(path, int) and os.fspath(path) in closed:
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), os.fspath(path))
+            return call(path, *arguments, **options)
+
+        return refuse
+
+    monkeypatch.setattr("builtins.open", refusing(open))
+    monkeypatch.setattr(os, "scandir", refusing(os.scandir))
+    records = {record["input"]: record for record in run(folder, tmp_path / "out", plan)}
+    assert list(records) == ["a.png", "b.png", "deep/bad.png", "deep/d.bmp", "deep/e.jpg", "deep/er"]
+    for name in ("a.png", "deep/er"):
+        assert not records[name]["ok"] and f"{name}: Permission denied" in records[name]["error"]
+    assert sum(record["ok"] for record in records.values()) == 3
+
+
+def test_a_torn_line_of_the_manifest(folder, plan, tmp_path):
+    """A power cut may leave a part of a line, or zeros: its picture is done again, the others are not."""
+    out = tmp_path / "out"
+    run(folder, out, plan, exclude=["*bad*"])
+    whole = (out / bulk.MANIFEST).read_bytes()
+    for tail in (b"", bytes(100), b'{"input": 3}', b'["input"]'):
+        (out / bulk.MANIFEST).write_bytes(whole[: whole.rindex(b'"ok"')] + tail)
+        records = run(folder, out, plan, exclude=["*bad*"], resume=True)
+        assert [record["input"] for record in records if not record["skipped"]] == ["deep/er/c.tif"]
+        assert all(record["ok"] for record in records)
+
+
 def test_one_batch_at_a_time(folder, plan, tmp_path):
     going = fr.batch(folder, tmp_path / "out", model=plan, sigma=20.0)
     next(going)
@@ -178,6 +211,37 @@ def test_a_full_disk_ends_the_run_and_resumes(folder, plan, tmp_path, monkeypatc
     monkeypatch.setattr(images, "write", write)
     assert sum(r["ok"] for r in run(folder, out, plan, resume=True)) == 5
     assert hashes(out) == _uninterrupted(folder, plan, tmp_path)
+
+
+_FULL = """
+import os, resource, sys
+import fastrestore as fr
+from fastrestore import restorer
+restorer.WHOLE_BYTES = {whole}
+try:
+    records = list(fr.batch({folder!r}, {out!r}, model={plan!r}, sigma=20.0, threads=1, resume=True))
+    print(len(records), all(record["ok"] for record in records))
+except OSError as error:
+    print(os.strerror(error.errno))
+    print(sorted(name for _, _, files in os.walk({out!r}) for name in files if name.endswith(".part")))
+"""
+
+
+@pytest.mark.parametrize("whole", [1 << 30, 0], ids=["whole", "piece by piece"])
+def test_a_disk_that_is_really_full(plan, tmp_path, whole):
+    """A file system of 300 KB, and then a larger one: the run ends cleanly, and the next goes on to the same bytes."""
+    folder, out = tmp_path / "in", tmp_path / "out"
+    for seed in range(8):
+        save(folder / f"{seed}.tif", seed, side=150)
+    out.mkdir()
+    (tmp_path / "run.py").write_text(_FULL.format(folder=str(folder), out=str(out), plan=plan, whole=whole))
+    mount, python = f"mount -t tmpfs -o size=300k none '{out}'", f"'{sys.executable}' '{tmp_path / 'run.py'}'"
+    steps = [mount, python, f"mount -o remount,size=30m '{out}'", python, f"cp -r '{out}' '{tmp_path / 'kept'}'"]
+    if subprocess.run(["unshare", "-rm", "sh", "-c", mount], capture_output=True).returncode:
+        pytest.skip("no file system can be mounted here")
+    done = subprocess.run(["unshare", "-rm", "sh", "-ec", "\n".join(steps)], capture_output=True, text=True)
+    assert done.stdout.splitlines() == ["No space left on device", "[]", "8 True"], done.stderr
+    assert hashes(tmp_path / "kept") == _uninterrupted(folder, plan, tmp_path)
 
 
 def _uninterrupted(folder, plan, tmp_path) -> dict[str, str]:
@@ -251,7 +315,11 @@ def killed_at(point):
             left[0] -= 1
             if left[0] == 0:
                 os.kill(os.getpid(), signal.SIGKILL)
+    def sync(file, fsync=os.fsync):
+        hook('open', [out])
+        fsync(file)
     sys.addaudithook(hook)
+    os.fsync = sync
     batch(resume=True)
 
 assert in_child(batch) == 0
@@ -273,7 +341,7 @@ print(points)
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 def test_killed_at_every_step_on_the_output_folder(plan, tmp_path):
-    """kill -9 just before each file there is opened, renamed or removed: what is there is whole, and the rest comes."""
+    """kill -9 just before each file there is opened, flushed, renamed or removed: what is there is whole."""
     save(tmp_path / "in" / "a.png", 1)
     save(tmp_path / "in" / "deep" / "b.tif", 2, side=60)
     script = _POINTS.format(folder=str(tmp_path / "in"), out=str(tmp_path / "out"), plan=plan)

@@ -10,7 +10,9 @@ import tifffile
 from PIL import Image as PilImage
 
 import fastrestore as fr
-from fastrestore import bulk, cluster
+from fastrestore import bulk, checkpoint, cluster
+from tests.test_burst import shots as taken_shots
+from tests.test_stream import create
 
 ray = pytest.importorskip("ray", reason="Ray is not installed")
 utils = pytest.importorskip("ray.cluster_utils", reason="this Ray has no cluster for tests")
@@ -65,6 +67,28 @@ def folder(tmp_path) -> Path:
     damaged[place : place + 20] = b"\xff" * 20
     (source / "torn.tif").write_bytes(damaged)
     return source
+
+
+def test_bursts_and_clips(two_nodes, tmp_path):
+    """As on one machine, to the bytes."""
+    pytest.importorskip("av", reason="PyAV is not installed")
+    from tests.test_video import make
+
+    folder, model = tmp_path / "in", str(tmp_path / "m.safetensors")
+    folder.mkdir()
+    checkpoint.save(create("fusion-unet"), model)
+    make(folder / "a.mp4", times=list(range(0, 120, 24)))
+    for n, shot in enumerate(taken_shots(3, sigma=8)[0]):
+        PilImage.fromarray(shot).save(folder / f"night-{n}.png")
+    options = {"model": model, "sigma": 10.0, "threads": 1, "bursts": "name", "codec": "ffv1", "suffix": ".mkv"}
+    expected = list(fr.batch(folder, tmp_path / "alone", **options))
+    records = list(fr.batch(folder, tmp_path / "out", ray=two_nodes[0].address, **options))
+    assert [(r["kind"], r["ok"], r["skipped"]) for r in records] == [("clip", True, False), ("burst", True, False)]
+    assert hashes(tmp_path / "out") == hashes(tmp_path / "alone")
+    for mine, theirs in zip(records, expected, strict=True):
+        assert mine.keys() == theirs.keys()
+    again = fr.batch(folder, tmp_path / "out", resume=True, **options)
+    assert all(record["skipped"] for record in again)
 
 
 def test_a_node_is_lost_in_the_middle(two_nodes, folder, plan, tmp_path, monkeypatch):

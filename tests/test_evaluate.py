@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 import torch
 
-from fastrestore import degrade, models
+from fastrestore import degrade, metrics, models
 from fastrestore.convert import convert
+from fastrestore.data.folders import find_pairs
 from fastrestore.errors import ImageError
-from fastrestore.evaluate import _pairs, evaluate
+from fastrestore.evaluate import evaluate
 
 
 class Constant(torch.nn.Module):
@@ -82,7 +83,7 @@ def test_pairs_match_by_name(tmp_path):
     names = ["x_1_real.png", "x_1_mean.png", "x_2_real.png", "a_moire.jpg", "a_gt.jpg", "blur_0.png", "sharp_0.png"]
     for name in [*names, "lonely.png", "real_estate.png"]:
         cv2.imwrite(str(tmp_path / name), np.zeros((12, 12, 3), np.uint8))
-    found = [(a.name, b.name) for a, b in _pairs(tmp_path)]
+    found = [(a.name, b.name) for a, b in find_pairs(list(tmp_path.iterdir()))]
     assert found == [("a_moire.jpg", "a_gt.jpg"), ("blur_0.png", "sharp_0.png"), ("x_1_real.png", "x_1_mean.png")]
     assert evaluate(Constant(3, False), tmp_path, pairs=True, eager=True).pictures == 3
 
@@ -110,6 +111,28 @@ def test_simulated_degradations_are_seeded_by_the_pictures_number(tmp_path):
     made = degrade.moire(clean, seed=1)
     np.testing.assert_allclose(model.seen[1][0][0].permute(1, 2, 0).numpy(), made.image, atol=0.51 / 255)
     assert 5 < score.input_psnr < 40
+
+
+def test_a_sheet_shows_before_after_clean_and_their_difference(tmp_path):
+    rng = np.random.default_rng(0)
+    for name, shape in (("a", (40, 300, 3)), ("b", (300, 30, 3))):
+        cv2.imwrite(str(tmp_path / f"{name}.png"), rng.integers(0, 256, shape, np.uint8))
+    sheet = tmp_path / "out" / "sheet.png"
+    sheet.parent.mkdir()
+    score = evaluate(Constant(3, False), tmp_path, 10, eager=True, sheet=sheet)
+    shown = cv2.imread(str(sheet))[..., ::-1].reshape(2, 256, 4, 256, 3)
+    clean = cv2.imread(str(tmp_path / "b.png"))[..., ::-1]
+    assert np.array_equal(shown[1, :, 2, :30], clean[22:278])
+    assert (shown[1, :, 1, :30] == 153).all()
+    assert not shown[1, :, :, 30:].any()
+    wanted = ((153 - clean[22:278].astype(int)) * 4 + 128).clip(0, 255)
+    assert np.array_equal(shown[1, :, 3, :30], wanted)
+    assert (shown[0, :40, 0] != shown[0, :40, 2]).any()
+    luma = [
+        metrics.psnr_y(np.full_like(x, 153), x)
+        for x in (cv2.imread(str(tmp_path / n))[..., ::-1] for n in ("a.png", "b.png"))
+    ]
+    assert score.psnr_y == pytest.approx(np.mean(luma))
 
 
 def test_wrong_folders(tmp_path, folder):

@@ -1,5 +1,6 @@
 """GeoTIFFs: what is not picture stays as it was, to the sample."""
 
+import subprocess
 import sys
 
 import numpy as np
@@ -111,6 +112,28 @@ def test_only_what_needs_it_goes_this_way(plan, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "rasterio", None)
     with pytest.raises(MissingDependency, match=r"fastrestore\[geo\]"):
         fr.Restorer(plan).file(tmp_path / "bands.tif", tmp_path / "out.tif", 10.0)
+
+
+_PEAK = """
+import resource
+import numpy as np
+import fastrestore as fr
+def peak(): return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+restorer = fr.Restorer({plan!r}, threads=1, memory='16MiB')
+restorer(np.zeros((64, 64, 1), np.uint8), 20.0)
+before = peak()
+restorer.file({source!r}, {target!r}, 12.0)
+print(peak() - before)
+"""
+
+
+def test_memory_is_flat(plan, tmp_path):
+    """GDAL's cache of blocks would take a twentieth of the machine's memory, here both files of 81 MB."""
+    source, target = tmp_path / "in.tif", tmp_path / "out.tif"
+    save(source, np.tile(field(2, "uint16", 500, 500), (1, 9, 9)), nodata=0, blockxsize=256, blockysize=256)
+    code = _PEAK.format(plan=plan, source=str(source), target=str(target))
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert float(done.stdout) < 16 + 95  # MiB: the budget and 100 MB; without the bound 136
 
 
 def test_an_error_leaves_the_old_result(plan, tmp_path):

@@ -410,24 +410,23 @@ def patched_tiff(**values) -> bytes:
     return file.getvalue()
 
 
-@pytest.mark.parametrize(
-    "values",
-    [
-        {"ImageWidth": 1 << 20, "ImageLength": 1 << 20},
-        {"ImageWidth": 0},
-        {"TileWidth": 0},
-        {"TileWidth": 1 << 20, "TileLength": 1 << 20},
-        {"TileOffsets": [1 << 31] * 4},
-        {"TileByteCounts": [0xFFFF] * 4},
-        {"TileOffsets": [0] * 4},
-        {"TileOffsets": [500]},
-        {"Compression": 34712},
-        {"PhotometricInterpretation": 8},
-        {"SamplesPerPixel": 60000},
-        {"BitsPerSample": (64, 64, 64)},
-    ],
-    ids=str,
-)
+LYING = [
+    {"ImageWidth": 1 << 20, "ImageLength": 1 << 20},
+    {"ImageWidth": 0},
+    {"TileWidth": 0},
+    {"TileWidth": 1 << 20, "TileLength": 1 << 20},
+    {"TileOffsets": [1 << 31] * 4},
+    {"TileByteCounts": [0xFFFF] * 4},
+    {"TileOffsets": [0] * 4},
+    {"TileOffsets": [500]},
+    {"Compression": 34712},
+    {"PhotometricInterpretation": 8},
+    {"SamplesPerPixel": 60000},
+    {"BitsPerSample": (64, 64, 64)},
+]
+
+
+@pytest.mark.parametrize("values", LYING, ids=str)
 def test_tiff_headers_that_lie(values):
     image.read(patched_tiff())
     with pytest.raises(ImageError):

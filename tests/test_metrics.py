@@ -51,6 +51,24 @@ def test_ssim(dtype, top):
     assert metrics.ssim(a[..., 0], b[..., 0]) == pytest.approx(slow[0], abs=1e-9)
 
 
+@pytest.mark.parametrize(
+    ("shape", "seed", "theirs"), [((48, 64), 0, 0.9475486850389465), ((33, 40, 3), 1, 0.9473767787890237)], ids=str
+)
+def test_ssim_is_that_of_scikit_image(shape, seed, theirs):
+    """What scikit-image 0.26.0 gives for these: its structural_similarity with gaussian_weights=True, sigma=1.5,
+    use_sample_covariance=False, data_range=255."""
+    assert metrics.ssim(*pair(shape, "uint8", seed)) == pytest.approx(theirs, abs=1e-9)
+
+
+def test_psnr_of_the_luma_follows_rgb2ycbcr():
+    a, b = pair((9, 8, 3))
+    luma = [16 + x.astype(float) @ [65.481, 128.553, 24.966] / 255 for x in (a, b)]
+    assert metrics.psnr_y(a, b) == pytest.approx(10 * math.log10(255**2 / np.mean((luma[0] - luma[1]) ** 2)))
+    assert metrics.psnr_y(a, a) == math.inf
+    with pytest.raises(ValueError, match="three channels"):
+        metrics.psnr_y(a[..., :1], b[..., :1])
+
+
 def test_equal_pictures():
     a, _ = pair((16, 16, 3))
     assert metrics.psnr(a, a) == math.inf

@@ -26,10 +26,13 @@ PYTHON = [
     ["flow"],
     ["pieces"],
     ["restorer"],
-    ["degrade", "data", "evaluate", "bulk", "video"],
+    ["shots", "degrade", "data", "evaluate", "video"],
+    ["jobs"],
+    ["bulk"],
     ["cluster"],
     ["train", "bench"],
     ["cli"],
+    ["__main__"],
 ]
 # The public name fr.models() is this package called, and zoo makes the list; fr.batch() hands its jobs to a cluster.
 ALLOWED = {("models/__init__.py", "zoo"), ("bulk.py", "cluster")}

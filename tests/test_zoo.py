@@ -75,7 +75,7 @@ def test_a_card_in_words():
 @pytest.mark.parametrize("name", zoo.names())
 def test_every_shipped_model_is_whole(name):
     entry = zoo.find(name)
-    assert entry.path.stat().st_size < (4e6 if name == "denoise-cnn" else 5e6)
+    assert entry.path.stat().st_size < 4e6
     assert entry.name == f"{entry.task}-{entry.family}"
     assert entry.card["licence"] and entry.card["data"] and entry.card["psnr"] and entry.card["recipe"]
     model = zoo.load(name)

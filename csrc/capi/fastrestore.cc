@@ -133,8 +133,7 @@ struct OpenSession {
 #if FR_CUDA
   OpenSession(const std::shared_ptr<const Plan>& plan, int64_t memory)
       : gpu(std::make_unique<CudaSession>(std::shared_ptr<const Graph>(plan, &plan->graph()),
-                                          plan->precision() == Precision::bfloat16 ? cuda::Type::bf16 : cuda::Type::f32,
-                                          memory)) {}
+                                          cuda_type(plan->precision()), memory)) {}
 #endif
 
   RunReport preview(int64_t height, int64_t width) const {
@@ -142,6 +141,12 @@ struct OpenSession {
     if (gpu) return gpu->preview(height, width);
 #endif
     return cpu->preview(height, width);
+  }
+  void reset() {
+#if FR_CUDA
+    if (gpu) return gpu->reset();
+#endif
+    cpu->reset();
   }
   void run(const Picture& picture, const RunOptions& options) {
 #if FR_CUDA
@@ -357,7 +362,7 @@ fr_status fr_session_reset(fr_session* session) {
   return guarded([&] {
     const std::shared_ptr<OpenSession> opened = live(sessions(), session, "session");
     if (opened->busy) fail(FR_BUSY, "the session is running already");
-    if (opened->cpu) opened->cpu->reset();  // a GPU's sessions keep nothing from picture to picture
+    opened->reset();
   });
 }
 
@@ -381,6 +386,7 @@ fr_status fr_session_run(fr_session* session, const fr_image* image, const fr_ru
     if (!(given.sigma < 0)) wanted.sigma = given.sigma;  // NaN is passed on, and refused there
     wanted.strength = given.strength;
     wanted.clip = given.clip != 0;
+    wanted.stream = given.stream;
     if (given.progress != nullptr) wanted.progress = [&](double done) { return given.progress(done, given.user) == 0; };
     if (opened->busy.exchange(true)) fail(FR_BUSY, "the session is running already");
     struct Release {
@@ -392,7 +398,8 @@ fr_status fr_session_run(fr_session* session, const fr_image* image, const fr_ru
     opened->run(picture, wanted);
     const std::chrono::duration<double> spent = std::chrono::steady_clock::now() - start;
     if (report != nullptr)
-      *report = {sizeof *report, done.non_finite, done.strips, done.band, done.working_bytes, spent.count()};
+      *report = {sizeof *report,     done.non_finite, done.strips,  done.band,
+                 done.working_bytes, done.recomputed, spent.count()};
   });
 }
 

@@ -12,10 +12,12 @@ constexpr int kThreads = 128;  // of a block, where a kernel has no reason for a
 
 #ifdef FR_EMULATE
 template <class... Params, class... Args>
-void launch(void (*kernel)(Params...), int64_t blocks, int threads, int64_t shared_bytes, Stream, Args... args) {
+void launch(void (*kernel)(Params...), int64_t blocks, int threads, int64_t shared_bytes, Stream stream, Args... args) {
   if (blocks <= 0) return;
-  Machine::get().launch(static_cast<unsigned>(blocks), static_cast<unsigned>(threads),
-                        static_cast<size_t>(shared_bytes), [=] { kernel(args...); });
+  emulator::Driver::get().enqueue(stream, "launch", blocks, [=] {
+    Machine::get().launch(static_cast<unsigned>(blocks), static_cast<unsigned>(threads),
+                          static_cast<size_t>(shared_bytes), [=] { kernel(args...); });
+  });
 }
 #else
 void check(cudaError_t status, const char* what);  // throws NoDevice or CudaError

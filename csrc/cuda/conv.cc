@@ -1,22 +1,10 @@
 // Which way a convolution goes, its checks and its weights; the ways themselves are in conv*.cu.
-#include <cstring>
-
-#include "base/bfloat16.h"
-#include "base/half.h"
 #include "cuda/checks.h"
 #include "cuda/conv_paths.h"
+#include "cuda/values.h"
 
 namespace fr::cuda {
 namespace {
-
-void store_value(Type type, float value, uint8_t* to) {
-  if (type == Type::f32) {
-    std::memcpy(to, &value, 4);
-    return;
-  }
-  const uint16_t bits = type == Type::f16 ? float_to_half(value) : float_to_bf16(value).bits;
-  std::memcpy(to, &bits, 2);
-}
 
 bool is_depthwise(const ConvSpec& spec) {
   return spec.groups == spec.in_channels && spec.groups == spec.out_channels && spec.groups > 1;

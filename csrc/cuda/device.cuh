@@ -26,6 +26,12 @@ __device__ __forceinline__ float shared_load<float>(uint32_t address) {
   return value;
 }
 template <>
+__device__ __forceinline__ uint32_t shared_load<uint32_t>(uint32_t address) {
+  uint32_t value;
+  asm volatile("ld.shared.b32 %0, [%1];" : "=r"(value) : "r"(address) : "memory");
+  return value;
+}
+template <>
 __device__ __forceinline__ uint4 shared_load<uint4>(uint32_t address) {
   uint4 value;
   asm volatile("ld.shared.v4.b32 {%0,%1,%2,%3}, [%4];"

@@ -49,7 +49,13 @@ struct ImagesOf {
   int64_t image_pitch = 0, row_pitch = 0, pixel_pitch = 0;  // in values
 };
 using Images = ImagesOf<void>;
-using ConstImages = ImagesOf<const void>;
+struct ConstImages : ImagesOf<const void> {
+  ConstImages() = default;
+  ConstImages(const void* at, int64_t image, int64_t row, int64_t pixel)
+      : ImagesOf<const void>{at, image, row, pixel} {}
+  ConstImages(const Images& images)
+      : ImagesOf<const void>{images.data, images.image_pitch, images.row_pitch, images.pixel_pitch} {}
+};
 
 struct Extent {
   int64_t images = 0, height = 0, width = 0, channels = 0;
@@ -97,10 +103,12 @@ void convolve(const Convolution& conv, ConvPath path, Stream stream);
 void pixel_shuffle(Type type, const ConstImages& x, const Extent& in, int64_t r, const Images& y, Stream stream);
 void pixel_unshuffle(Type type, const ConstImages& x, const Extent& in, int64_t r, const Images& y, Stream stream);
 
-// A picture in the caller's memory, rows of interleaved pixels.
+// A picture, rows of interleaved pixels, of which those from row `top` and column `left` on are held.
 struct PictureRows {
   Pixel type = Pixel::f32;
-  int64_t height = 0, width = 0, channels = 0, row_bytes = 0;
+  int64_t height = 0, width = 0, channels = 0;
+  int64_t row_bytes = 0;  // from row to row of what is held
+  int64_t top = 0, left = 0;
 };
 
 // Rows [top, top + out.height) and columns [left, left + out.width) of a picture, converted as kernels/convert does;
@@ -119,10 +127,11 @@ void blend_tile(Type type, const ConstImages& x, const Extent& in, const TileWei
                 int64_t top, int64_t left, Stream stream);
 
 // Writes restored pixels at (top, left) of a picture: v = image + strength * (restored - image), clipped and converted
-// as kernels/convert does. Adds to *non_finite (on the device) how many restored values were NaN or infinite.
+// as kernels/convert does. Adds to *non_finite (on the device) how many restored values were NaN or infinite. `result`
+// says how out is held; its type and sizes are the picture's.
 void store_tile(Type type, const ConstImages& x, const Extent& in, const PictureRows& picture, const void* image,
-                void* out, int64_t top, int64_t left, float strength, bool clip, unsigned long long* non_finite,
-                Stream stream);
+                const PictureRows& result, void* out, int64_t top, int64_t left, float strength, bool clip,
+                unsigned long long* non_finite, Stream stream);
 
 // y = (x - mean) / sqrt(variance + epsilon) * scale + shift over a pixel's channels; without mean (bias-free norm of
 // Restormer): y = x / sqrt(variance + epsilon) * scale. scale, shift: float32 [channels]; shift may be null.
@@ -137,6 +146,29 @@ void layer_norm(Type type, const LayerNorm& norm, const ConstImages& x, const Ex
 
 // y[c] = act(x[c]) * x[c + out.channels]; act is the identity (NAFNet's gate) or gelu (Restormer's).
 void gate(Type type, bool gelu, const ConstImages& x, const Extent& out, const Images& y, Stream stream);
+
+// NAFNet's block in two kernels, of float16 or bfloat16, around the mean over the picture that it needs: with y = x +
+// project(g * scale) and g = gate(depthwise(expand(norm(x)))), where gate(a, b) = a * b and depthwise is 3x3 with zeros
+// around, the block is y + contract(gate(expand(norm(y)))). The norms are plain: what they scale and shift by is part
+// of the weights and biases that follow. Weights are packed; channels are 32, 64 or 128.
+struct GatedFront {
+  float epsilon = 0.0f;                                           // of the norm
+  const void *expand = nullptr, *depthwise = nullptr;             // to 2 * channels, and of them
+  const float *expand_bias = nullptr, *depthwise_bias = nullptr;  // [2 * channels], or null
+};
+struct GatedBack {
+  float epsilon = 0.0f;
+  const void *project = nullptr, *expand = nullptr, *contract = nullptr;
+  const float *project_bias = nullptr, *expand_bias = nullptr, *contract_bias = nullptr;
+};
+bool gated_block_supports(Type type, int64_t channels, const Device& device);
+int64_t gated_front_tiles(const Extent& in);
+// Writes g, and its sums over each tile, float32 [tiles][channels], for mean_of_sums.
+void gated_front(Type type, const GatedFront& block, const ConstImages& x, const Extent& in, const Images& y,
+                 float* sums, Stream stream);
+// scale: one pixel.
+void gated_back(Type type, const GatedBack& block, const ConstImages& gated, const ConstImages& scale,
+                const ConstImages& x, const Extent& out, const Images& y, Stream stream);
 
 // What is read for each pixel: channels from `first` on; one_channel: that one serves for all; one_pixel: pixel (0, 0)
 // of each image does.
@@ -174,19 +206,30 @@ void resize(Type type, Resize mode, bool enlarge, int64_t factor, const ConstIma
             const Images& y, Stream stream);
 
 // Statistics of one whole image in two steps, in float32 and in an order that depends on the image's size alone: sums
-// of `fold` rows, [ceil(height / fold)][channels], and their mean over all pixels, [channels], written as a pixel of y.
+// of `fold` rows, [ceil(height / fold)][channels], and the mean over all pixels that `groups` such rows of sums make,
+// [channels], written as a pixel of y.
 void row_sums(Type type, const ConstImages& x, const Extent& in, int64_t fold, float* sums, Stream stream);
-void mean_of_sums(Type type, const float* sums, const Extent& in, int64_t fold, const Images& y, Stream stream);
+void mean_of_sums(Type type, const float* sums, const Extent& in, int64_t groups, const Images& y, Stream stream);
 
 // Attention between channels, as kernels/channel_attention says it: products of each head's queries and keys over
 // `fold` rows, [ceil(height / fold)][heads][n * (n + 2)]; the softmax of their sum (which takes the first row's place),
-// weights [heads][n][n]; and the values of x, its channels from `first` on, mixed by these.
+// weights [heads][n][n]; and the values of x, its channels from `first` on, mixed by these. The products are made on
+// tensor cores, squares and all in one pass, for float16 and bfloat16 and heads of up to 48 channels, a multiple of 8.
 void row_grams(Type type, const ConstImages& x, const Extent& in, int64_t heads, int64_t fold, float* grams,
                Stream stream);
 void softmax_of_grams(float* grams, int64_t rows, int64_t heads, int64_t channels, const float* temperature,
                       float* weights, Stream stream);
 void mix_channels(Type type, const float* weights, const ConstImages& x, int64_t first, int64_t heads, const Images& y,
                   const Extent& out, Stream stream);
+
+// As kernels/warp says it: y(p) = x(p + flow(p)), bilinear, the edge's pixels beyond the image. flow: two channels,
+// along width and along height.
+void warp(Type type, const ConstImages& x, const Extent& in, const ConstImages& flow, const Images& y, Stream stream);
+
+// A 1x1 convolution of what mix_channels gives is one of the values themselves: its weights, from those of the mixture
+// and `project`, float32 [out_channels][channels], packed as pack_conv_weights does.
+void fold_mixture(Type type, const float* weights, int64_t channels, int64_t heads, const float* project,
+                  int64_t out_channels, void* folded, Stream stream);
 
 // Attention of each pixel to those of its window of side x side pixels (side at most 8).
 //

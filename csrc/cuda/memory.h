@@ -33,11 +33,10 @@ class DeviceMemory {
   int64_t bytes_ = 0;
 };
 
-// Rows of row_bytes; pitches from row to row. Ordinary memory on the host is free again when these return.
-void copy_to_device(void* to, int64_t to_pitch, const void* from, int64_t from_pitch, int64_t row_bytes, int64_t rows,
-                    Stream stream);
-void copy_to_host(void* to, int64_t to_pitch, const void* from, int64_t from_pitch, int64_t row_bytes, int64_t rows,
-                  Stream stream);
+// Rows of row_bytes from and to memory of the host or the device; pitches from row to row. Ordinary memory on the host
+// is free again when this returns; page-locked memory, once the stream has come that far.
+void copy(void* to, int64_t to_pitch, const void* from, int64_t from_pitch, int64_t row_bytes, int64_t rows,
+          Stream stream);
 void clear(void* to, int64_t bytes, Stream stream);
 void wait(Stream stream);  // until all that was launched is done; throws what went wrong
 

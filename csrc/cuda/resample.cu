@@ -1,5 +1,6 @@
-// Pooling, and resizing by a whole factor. A thread computes eight channels of one output pixel.
+// Pooling, resizing by a whole factor, and warping by a flow. A thread computes eight channels of one output pixel.
 #include "cuda/common.cuh"
+#include "kernels/warp/warp.h"
 
 namespace fr::cuda {
 namespace {
@@ -92,7 +93,46 @@ __global__ void __launch_bounds__(kThreads) resize_kernel(const ResizeParams p) 
   });
 }
 
+struct WarpParams {
+  ConstImages x, flow;
+  Extent in;
+  Images y;
+};
+
+template <class T>
+__global__ void __launch_bounds__(kThreads) warp_kernel(const WarpParams p) {
+  for_chunk<T>(p.in, p.y, [&](int n, int row, int column, int64_t channel) {
+    const T* const flow = pixel_at<T>(p.flow, n, row, column);
+    const WarpTap across = warp_tap(static_cast<float>(column) + to_float(global_load(flow)), p.in.width);
+    const WarpTap down = warp_tap(static_cast<float>(row) + to_float(global_load(flow + 1)), p.in.height);
+    const Eight corners[4] = {load8(pixel_at<T>(p.x, n, down.first, across.first) + channel),
+                              load8(pixel_at<T>(p.x, n, down.first, across.second) + channel),
+                              load8(pixel_at<T>(p.x, n, down.second, across.first) + channel),
+                              load8(pixel_at<T>(p.x, n, down.second, across.second) + channel)};
+    Eight result;
+#pragma unroll
+    for (int i = 0; i < 8; ++i) {
+      const float above = corners[0].v[i] + across.share * (corners[1].v[i] - corners[0].v[i]);
+      const float below = corners[2].v[i] + across.share * (corners[3].v[i] - corners[2].v[i]);
+      result.v[i] = above + down.share * (below - above);
+    }
+    return result;
+  });
+}
+
 }  // namespace
+
+void warp(Type type, const ConstImages& x, const Extent& in, const ConstImages& flow, const Images& y, Stream stream) {
+  Extent two = in;
+  two.channels = 2;
+  check_images(x, in, "warp: x");
+  check_images(flow, two, "warp: flow");
+  check_images(y, in, "warp: y");
+  with_type(type, [&](auto t) {
+    launch(warp_kernel<decltype(t)>, blocks_for(in.pixels() * ceil_div(in.channels, 8), kThreads), kThreads, 0, stream,
+           WarpParams{x, flow, in, y});
+  });
+}
 
 void pool(Type type, const PoolWindow& window, const ConstImages& x, const Extent& in, const Images& y,
           const Extent& out, Stream stream) {

@@ -56,7 +56,7 @@ __global__ void __launch_bounds__(kThreads) gather_kernel(const GatherParams p) 
   const int from_y = edge_pixel(p.edge, static_cast<int>(p.top + y), static_cast<int>(p.picture.height));
   const int from_x = edge_pixel(p.edge, static_cast<int>(p.left + x), static_cast<int>(p.picture.width));
   const bool inside = from_y >= 0 && from_x >= 0;
-  const uint8_t* const row = p.pixels + (inside ? from_y : 0) * p.picture.row_bytes;
+  const uint8_t* const row = p.pixels + (inside ? from_y - p.picture.top : 0) * p.picture.row_bytes;
   T* const to = pixel_at<T>(p.y, 0, y, x);
   for (int64_t first = 0; first < p.out.channels; first += 8) {
     Eight eight;
@@ -64,7 +64,7 @@ __global__ void __launch_bounds__(kThreads) gather_kernel(const GatherParams p) 
     for (int i = 0; i < 8; ++i) {
       const int64_t channel = first + i, held = p.picture.channels == 1 ? 0 : channel;
       eight.v[i] = inside && channel < p.out.channels
-                       ? load_pixel(p.picture.type, row, from_x * p.picture.channels + held)
+                       ? load_pixel(p.picture.type, row, (from_x - p.picture.left) * p.picture.channels + held)
                        : 0.0f;
     }
     store8(to + first, eight);
@@ -106,6 +106,7 @@ struct StoreParams {
   Extent in;
   PictureRows picture;
   const uint8_t* image;
+  PictureRows result;
   uint8_t* out;
   int64_t top, left;
   float strength;
@@ -119,8 +120,8 @@ __global__ void __launch_bounds__(kThreads) store_kernel(const StoreParams p) {
   if (index >= p.in.height * p.in.width) return;
   const int64_t y = index / p.in.width, x = index - y * p.in.width;
   const T* const from = pixel_at<T>(p.x, 0, y, x);
-  const uint8_t* const image = p.image + (p.top + y) * p.picture.row_bytes;
-  uint8_t* const out = p.out + (p.top + y) * p.picture.row_bytes;
+  const uint8_t* const image = p.image + (p.top + y - p.picture.top) * p.picture.row_bytes;
+  uint8_t* const out = p.out + (p.top + y - p.result.top) * p.result.row_bytes;
   const bool grey = p.picture.channels == 1;
   float grey_sum = 0.0f;
   int64_t non_finite = 0;
@@ -132,12 +133,13 @@ __global__ void __launch_bounds__(kThreads) store_kernel(const StoreParams p) {
       if (c + 1 < p.in.channels) continue;
       v = grey_sum / static_cast<float>(p.in.channels);
     }
-    const int64_t i = (p.left + x) * p.picture.channels + (grey ? 0 : c);
+    const int64_t channel = grey ? 0 : c, column = p.left + x;
     if (p.strength != 1.0f) {
-      const float original = load_pixel(p.picture.type, image, i);
+      const float original =
+          load_pixel(p.picture.type, image, (column - p.picture.left) * p.picture.channels + channel);
       v = original + p.strength * (v - original);
     }
-    store_pixel(p.picture.type, out, i, v, p.clip);
+    store_pixel(p.picture.type, out, (column - p.result.left) * p.picture.channels + channel, v, p.clip);
   }
   if (non_finite > 0) global_add(p.non_finite, static_cast<unsigned long long>(non_finite));
 }
@@ -145,7 +147,8 @@ __global__ void __launch_bounds__(kThreads) store_kernel(const StoreParams p) {
 void check_picture(const PictureRows& picture, int64_t channels, const char* what) {
   const bool fits = picture.height >= 1 && picture.width >= 1 && picture.height < (1 << 24) &&
                     picture.width < (1 << 24) && (picture.channels == channels || picture.channels == 1) &&
-                    picture.row_bytes >= checked_product(picture.width, picture.channels, pixel_bytes(picture.type));
+                    picture.top >= 0 && picture.left >= 0 && picture.left < picture.width &&
+                    picture.row_bytes >= checked_product(picture.channels, pixel_bytes(picture.type));
   if (!fits) throw std::invalid_argument(std::string(what) + ": the picture does not fit");
 }
 
@@ -175,17 +178,18 @@ void blend_tile(Type type, const ConstImages& x, const Extent& in, const TileWei
 }
 
 void store_tile(Type type, const ConstImages& x, const Extent& in, const PictureRows& picture, const void* image,
-                void* out, int64_t top, int64_t left, float strength, bool clip, unsigned long long* non_finite,
-                Stream stream) {
+                const PictureRows& result, void* out, int64_t top, int64_t left, float strength, bool clip,
+                unsigned long long* non_finite, Stream stream) {
   check_images(x, in, "store_tile: x");
   check_picture(picture, in.channels, "store_tile");
+  check_picture(result, in.channels, "store_tile");
   require(image != nullptr && out != nullptr && non_finite != nullptr && in.images == 1, "store_tile: a null address");
   require(top >= 0 && left >= 0 && top + in.height <= picture.height && left + in.width <= picture.width,
           "store_tile: the tile lies outside of the picture");
   with_type(type, [&](auto t) {
     launch(store_kernel<decltype(t)>, blocks_for(in.height * in.width, kThreads), kThreads, 0, stream,
-           StoreParams{x, in, picture, static_cast<const uint8_t*>(image), static_cast<uint8_t*>(out), top, left,
-                       strength, clip, non_finite});
+           StoreParams{x, in, picture, static_cast<const uint8_t*>(image), result, static_cast<uint8_t*>(out), top,
+                       left, strength, clip, non_finite});
   });
 }
 

@@ -95,18 +95,18 @@ __global__ void __launch_bounds__(kThreads) window_attention_kernel(const Params
 #pragma unroll
   for (int h = 0; h < 2; ++h) {
     const int query = warp * 16 + (lane >> 2) + 8 * h;
-    const int known = query < side * side ? query : 0;  // of the rest nothing is kept
+    const int last = side * side - 1;  // stands for what lies beyond it, of which nothing is kept: no bank is met twice
+    const int known = query < last ? query : last;
     float most = -INFINITY;
 #pragma unroll
     for (int n = 0; n < kTokens / 8; ++n)
 #pragma unroll
       for (int e = 0; e < 2; ++e) {
         const int key = n * 8 + (lane & 3) * 2 + e;
+        const int other = key < last ? key : last;
+        const float bias = shared_load<float>(biases + static_cast<uint32_t>(distance(side, known, other) * 4));
         float& score = scores[n][2 * h + e];
-        score = inside(p, window, key)
-                    ? score * (p.attention.scale * kLog2E) +
-                          shared_load<float>(biases + static_cast<uint32_t>(distance(side, known, key) * 4))
-                    : -INFINITY;
+        score = inside(p, window, key) ? score * (p.attention.scale * kLog2E) + bias : -INFINITY;
         most = fmaxf(most, score);
       }
     most = fmaxf(most, shuffle_xor(most, 1));

@@ -6,6 +6,8 @@
 #include <numeric>
 #include <string>
 
+#include "engine/places.h"
+
 namespace fr {
 namespace {
 
@@ -177,35 +179,6 @@ std::vector<Strip> make_strips(const Plan& plan, int64_t width, int64_t count) {
   }
   return strips;
 }
-
-// Memory from `begin` on that nodes take and give back: each takes the lowest place that is free.
-class Places {
- public:
-  explicit Places(int64_t begin) : begin_(begin), end_(begin) {}
-
-  int64_t take(int64_t bytes, size_t first_step, size_t last_step) {
-    const auto over = [&](const Place& place) { return place.last_step < first_step; };
-    taken_.erase(std::remove_if(taken_.begin(), taken_.end(), over), taken_.end());
-    int64_t offset = begin_;
-    auto next = taken_.begin();
-    for (; next != taken_.end() && next->offset - offset < bytes; ++next) offset = next->offset + next->bytes;
-    taken_.insert(next, {offset, bytes, last_step});
-    int64_t end = 0;
-    if (__builtin_add_overflow(offset, bytes, &end)) throw std::length_error("the working memory exceeds 63 bits");
-    end_ = std::max(end_, end);
-    return offset;
-  }
-
-  int64_t end() const { return end_; }
-
- private:
-  struct Place {
-    int64_t offset, bytes;
-    size_t last_step;
-  };
-  std::vector<Place> taken_;  // by offset
-  int64_t begin_, end_;
-};
 
 void place_rings(const Plan& plan, int threads, Layout& layout) {
   layout.row_bytes.assign(plan.size(), 0);

@@ -25,6 +25,20 @@ void check_picture_size(int64_t height, int64_t width) {
                                 " pixels, got " + std::to_string(height) + " x " + std::to_string(width));
 }
 
+void check_state(const Graph& graph, size_t number) {
+  if (number >= graph.states().size())
+    throw std::invalid_argument("session: there is no state " + std::to_string(number));
+}
+
+void check_state(const Graph& graph, size_t number, const StateImage& image) {
+  check_state(graph, number);
+  const int64_t channels = graph.nodes()[static_cast<size_t>(graph.states()[number].now)].channels;
+  if (image.channels != channels ||
+      static_cast<int64_t>(image.values.size()) != checked_product(image.height, image.width, channels))
+    throw std::invalid_argument("session: state " + std::to_string(number) + " has " + std::to_string(channels) +
+                                " channels, the given image " + std::to_string(image.channels));
+}
+
 void check_run(const Graph& graph, const Picture& picture, const RunOptions& options) {
   check_picture_size(picture.height, picture.width);
   if (picture.channels != graph.channels() && picture.channels != 1)

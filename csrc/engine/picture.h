@@ -25,6 +25,7 @@ struct RunOptions {
   std::optional<float> sigma;  // in 0-255 units; given if and only if the graph takes it
   float strength = 1.0f;
   bool clip = true;
+  void* stream = nullptr;  // on a GPU: a cudaStream_t, whose work so far is done before the picture is read
   std::function<bool(double)> progress;  // called with the share done after each band; false cancels
   // Called with each node's new rows [begin, end), of floats in a float32 plan on the CPU.
   std::function<void(size_t node, const FloatRows& rows, int64_t begin, int64_t end)> observe;
@@ -36,6 +37,13 @@ struct RunReport {
   int64_t band = 0;
   int64_t working_bytes = 0;
   std::vector<double> seconds;  // spent in each node; the last entry: writing the output
+  int64_t recomputed = 0;       // on a GPU: parts that were computed again in float32, as they were not finite
+};
+
+// A state between two runs. Dense, float32. Empty: zeros.
+struct StateImage {
+  int64_t height = 0, width = 0, channels = 0;
+  std::vector<float> values;
 };
 
 class Cancelled : public std::runtime_error {
@@ -51,6 +59,10 @@ class MemoryBudgetExceeded : public std::runtime_error {
 };
 
 void check_picture_size(int64_t height, int64_t width);
+
+// Throw std::invalid_argument for a number that no state has, and for an image that is not one of that state.
+void check_state(const Graph& graph, size_t number);
+void check_state(const Graph& graph, size_t number, const StateImage& image);
 
 // Throws std::invalid_argument, saying what, for a picture or options that do not fit the graph.
 void check_run(const Graph& graph, const Picture& picture, const RunOptions& options);

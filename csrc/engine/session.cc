@@ -92,21 +92,14 @@ void Session::reset() {
 
 StateImage Session::state(size_t number) {
   std::lock_guard<std::mutex> lock(running_);
-  if (number >= plan_->graph().states().size())
-    throw std::invalid_argument("session: there is no state " + std::to_string(number));
+  check_state(plan_->graph(), number);
   return number < states_.size() && states_[number].height > 0 ? states_[number] : StateImage{};
 }
 
 void Session::set_state(size_t number, StateImage image) {
   std::lock_guard<std::mutex> lock(running_);
-  const std::vector<State>& states = plan_->graph().states();
-  if (number >= states.size()) throw std::invalid_argument("session: there is no state " + std::to_string(number));
-  const int64_t channels = plan_->node(static_cast<size_t>(states[number].now)).channels;
-  if (image.channels != channels ||
-      static_cast<int64_t>(image.values.size()) != checked_product(image.height, image.width, channels))
-    throw std::invalid_argument("session: state " + std::to_string(number) + " has " + std::to_string(channels) +
-                                " channels, the given image " + std::to_string(image.channels));
-  states_.resize(states.size());
+  check_state(plan_->graph(), number, image);
+  states_.resize(plan_->graph().states().size());
   states_[number] = std::move(image);
 }
 

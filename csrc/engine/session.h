@@ -13,12 +13,6 @@
 
 namespace fr {
 
-// Dense, float32. Empty: zeros.
-struct StateImage {
-  int64_t height = 0, width = 0, channels = 0;
-  std::vector<float> values;
-};
-
 class Session {
  public:
   // threads >= 1; memory: bytes that rings and workspaces may take (packed weights are the plan's, not counted).

@@ -542,22 +542,34 @@ bool Graph::sees_everything() const {
   return std::any_of(nodes_.begin(), nodes_.end(), [](const Node& n) { return n.fold > 0 || n.op == Op::warp; });
 }
 
-int64_t Graph::halo() const {
+int64_t Graph::halo() const { return reach_of({output_}); }
+
+int64_t Graph::reach() const {
+  std::vector<int> results{output_};
+  for (const State& state : states_) results.push_back(state.next);
+  return reach_of(results);
+}
+
+int64_t Graph::reach_of(const std::vector<int>& results) const {
   require(output_ >= 0, "graph: no output was set");
   if (sees_everything()) return -1;
-  // The reach depends on where the output pixel stands on the grid of the strides: take the worst of one period.
+  // The reach depends on where the pixel stands on the grid of the strides: take the worst of one period.
   const int64_t period = multiple_of();
   int64_t reach = 0;
   for (Axis axis : {Axis::rows, Axis::columns})
     for (int64_t x = 0; x < period; ++x) {
       std::vector<Interval> wanted(nodes_.size());
-      wanted[static_cast<size_t>(output_)] = {x, x + 1};
-      for (size_t n = nodes_.size(); n-- > 1;)
+      for (int result : results)
+        wanted[static_cast<size_t>(result)] = {x / at(result).stride, x / at(result).stride + 1};
+      for (size_t n = nodes_.size(); n-- > 0;) {
         for (size_t i = 0; i < nodes_[n].inputs.size(); ++i) {
           Interval& input = wanted[static_cast<size_t>(nodes_[n].inputs[i])];
           input = hull(input, needed(nodes_[n], i, wanted[n], axis));
         }
-      if (!wanted[0].empty()) reach = std::max({reach, x - wanted[0].begin, wanted[0].end - 1 - x});
+        const int64_t stride = nodes_[n].stride;
+        if (nodes_[n].inputs.empty() && !wanted[n].empty())
+          reach = std::max({reach, x - wanted[n].begin * stride, wanted[n].end * stride - 1 - x});
+      }
     }
   return reach;
 }

@@ -165,10 +165,13 @@ class Graph {
   int64_t multiple_of() const { return multiple_of_; }  // least common multiple of the strides
   bool sees_everything() const;                         // whether an output pixel depends on the whole picture
   int64_t halo() const;  // the furthest that an output pixel looks, in input pixels, each way; -1: at everything
+  // The same of all results: how much of the picture, and of the states, must lie around a part that is computed.
+  int64_t reach() const;
 
  private:
   const Node& at(int node) const;
   int append(Node node);
+  int64_t reach_of(const std::vector<int>& results) const;
 
   std::vector<Node> nodes_;
   std::vector<State> states_;

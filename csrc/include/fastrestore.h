@@ -79,7 +79,8 @@ typedef struct fr_session fr_session;
 
 typedef struct fr_session_options {
   size_t struct_size;
-  const char* device; /* NULL, "auto" or "cpu"; "cuda": the current GPU, whose memory is meant then */
+  const char* device; /* NULL, "auto" or "cpu"; "cuda": the current GPU, whose memory is meant then. It computes a
+                         float32 plan in float16, others in bfloat16 */
   int32_t threads;    /* 0: as many as CPUs this process may run on; at most 1024 */
   int32_t reserved;   /* 0 */
   int64_t memory; /* bytes a run may take beyond pictures and packed weights; 0: 1 GiB. Results do not depend on it */
@@ -109,7 +110,7 @@ typedef enum fr_pixel {
 } fr_pixel;
 
 /* A picture [height][width][channels], the pixels of a row contiguous. The two buffers must not overlap and must be
- * aligned to the sample's size, rows included. */
+ * aligned to the sample's size, rows included. For a session on a GPU each may lie in its memory. */
 typedef struct fr_image {
   size_t struct_size;
   const void* in;
@@ -135,9 +136,11 @@ typedef struct fr_run_options {
   int32_t reserved; /* 0 */
   fr_progress progress; /* may be NULL */
   void* user;           /* handed to progress */
+  void* stream; /* on a GPU: a cudaStream_t, NULL the default one. The picture is read after its work so far; the result
+                   is there when fr_session_run returns */
 } fr_run_options;
 
-#define FR_RUN_OPTIONS_INIT {sizeof(fr_run_options), -1.0f, 1.0f, 1, 0, NULL, NULL}
+#define FR_RUN_OPTIONS_INIT {sizeof(fr_run_options), -1.0f, 1.0f, 1, 0, NULL, NULL, NULL}
 
 typedef struct fr_report {
   size_t struct_size;
@@ -145,10 +148,11 @@ typedef struct fr_report {
   int64_t strips;        /* columns the picture was cut into to stay within memory */
   int64_t band;          /* rows done at a time */
   int64_t working_bytes; /* held by the session */
+  int64_t recomputed;    /* on a GPU: strips computed again in float32, because 16 bits did not hold them */
   double seconds;        /* of the run */
 } fr_report;
 
-#define FR_REPORT_INIT {sizeof(fr_report), 0, 0, 0, 0, 0.0}
+#define FR_REPORT_INIT {sizeof(fr_report), 0, 0, 0, 0, 0, 0.0}
 
 /* Restores one picture. options: NULL for the defaults; report: NULL if not wanted, else filled on FR_OK. The same
  * plan, picture and options give the same bits for every memory and number of threads. Once a size has been run, the

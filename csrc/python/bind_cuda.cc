@@ -39,6 +39,8 @@ Type parse_type(const std::string& name) {
   throw std::invalid_argument("cuda: a type is float16, bfloat16 or float32, got '" + name + "'");
 }
 
+std::string type_name(Type type) { return type == Type::f16 ? "float16" : type == Type::bf16 ? "bfloat16" : "float32"; }
+
 Pixel parse_pixel(const std::string& name) {
   if (name == "uint8") return Pixel::u8;
   if (name == "uint16") return Pixel::u16;
@@ -108,9 +110,9 @@ std::string convolve_tensors(const std::string& type, const Tensor& x, Address w
 }
 
 py::object named(const RunReport& report) {
-  return py::module_::import("types").attr("SimpleNamespace")("non_finite"_a = report.non_finite,
-                                                              "strips"_a = report.strips, "band"_a = report.band,
-                                                              "working_bytes"_a = report.working_bytes);
+  return py::module_::import("types").attr("SimpleNamespace")(
+      "non_finite"_a = report.non_finite, "recomputed"_a = report.recomputed, "strips"_a = report.strips,
+      "band"_a = report.band, "working_bytes"_a = report.working_bytes);
 }
 
 }  // namespace
@@ -185,12 +187,18 @@ void bind_cuda(py::module_& parent) {
       "store_tile",
       [](const std::string& type, const Tensor& x, const PictureRows& picture, Address image, Address out, int64_t top,
          int64_t left, float strength, bool clip, Address non_finite, Address stream) {
-        store_tile(parse_type(type), x.in(), x.extent, picture, reinterpret_cast<const void*>(image),
+        store_tile(parse_type(type), x.in(), x.extent, picture, reinterpret_cast<const void*>(image), picture,
                    reinterpret_cast<void*>(out), top, left, strength, clip,
                    reinterpret_cast<unsigned long long*>(non_finite), stream_of(stream));
       },
       release, "type"_a, "x"_a, "picture"_a, "image"_a, "out"_a, "top"_a, "left"_a, "strength"_a, "clip"_a,
       "non_finite"_a, "stream"_a);
+  m.def(
+      "warp",
+      [](const std::string& type, const Tensor& x, const Tensor& flow, const Tensor& y, Address stream) {
+        warp(parse_type(type), x.in(), x.extent, flow.in(), y.out(), stream_of(stream));
+      },
+      release, "type"_a, "x"_a, "flow"_a, "y"_a, "stream"_a);
   m.def(
       "layer_norm",
       [](const std::string& type, const Tensor& x, Address scale, Address shift, float epsilon, bool subtract_mean,
@@ -200,6 +208,63 @@ void bind_cuda(py::module_& parent) {
         layer_norm(parse_type(type), norm, x.in(), x.extent, y.out(), stream_of(stream));
       },
       release, "type"_a, "x"_a, "scale"_a, "shift"_a, "epsilon"_a, "subtract_mean"_a, "y"_a, "stream"_a);
+  m.def(
+      "gated_front",
+      [](const std::string& type, float epsilon, const std::array<Address, 4>& block, const Tensor& x, const Tensor& y,
+         Address sums, Address stream) {
+        const GatedFront front{epsilon, reinterpret_cast<const void*>(block[0]),
+                               reinterpret_cast<const void*>(block[1]), reinterpret_cast<const float*>(block[2]),
+                               reinterpret_cast<const float*>(block[3])};
+        gated_front(parse_type(type), front, x.in(), x.extent, y.out(), reinterpret_cast<float*>(sums),
+                    stream_of(stream));
+      },
+      release, "block: expand, depthwise, their biases.", "type"_a, "epsilon"_a, "block"_a, "x"_a, "y"_a, "sums"_a,
+      "stream"_a);
+  m.def(
+      "gated_back",
+      [](const std::string& type, float epsilon, const std::array<Address, 6>& block, const Tensor& gated,
+         const Tensor& scale, const Tensor& x, const Tensor& y, Address stream) {
+        const GatedBack back{epsilon,
+                             reinterpret_cast<const void*>(block[0]),
+                             reinterpret_cast<const void*>(block[1]),
+                             reinterpret_cast<const void*>(block[2]),
+                             reinterpret_cast<const float*>(block[3]),
+                             reinterpret_cast<const float*>(block[4]),
+                             reinterpret_cast<const float*>(block[5])};
+        gated_back(parse_type(type), back, gated.in(), scale.in(), x.in(), x.extent, y.out(), stream_of(stream));
+      },
+      release, "block: project, expand, contract, their biases.", "type"_a, "epsilon"_a, "block"_a, "gated"_a,
+      "scale"_a, "x"_a, "y"_a, "stream"_a);
+  m.def(
+      "gated_block_supports",
+      [](const std::string& type, int64_t channels) {
+        return gated_block_supports(parse_type(type), channels, current_device());
+      },
+      "type"_a, "channels"_a);
+  m.def(
+      "mean_of_sums",
+      [](const std::string& type, Address sums, const std::array<int64_t, 4>& sizes, int64_t groups, const Tensor& y,
+         Address stream) {
+        mean_of_sums(parse_type(type), reinterpret_cast<const float*>(sums), {sizes[0], sizes[1], sizes[2], sizes[3]},
+                     groups, y.out(), stream_of(stream));
+      },
+      release, "sizes: of the image that was summed, [N, H, W, C].", "type"_a, "sums"_a, "sizes"_a, "groups"_a, "y"_a,
+      "stream"_a);
+  m.def(
+      "row_grams",
+      [](const std::string& type, const Tensor& x, int64_t heads, int64_t fold, Address grams, Address stream) {
+        row_grams(parse_type(type), x.in(), x.extent, heads, fold, reinterpret_cast<float*>(grams), stream_of(stream));
+      },
+      release, "type"_a, "x"_a, "heads"_a, "fold"_a, "grams"_a, "stream"_a);
+  m.def(
+      "fold_mixture",
+      [](const std::string& type, Address weights, int64_t channels, int64_t heads, Address project,
+         int64_t out_channels, Address folded, Address stream) {
+        fold_mixture(parse_type(type), reinterpret_cast<const float*>(weights), channels, heads,
+                     reinterpret_cast<const float*>(project), out_channels, reinterpret_cast<void*>(folded),
+                     stream_of(stream));
+      },
+      release, "type"_a, "weights"_a, "channels"_a, "heads"_a, "project"_a, "out_channels"_a, "folded"_a, "stream"_a);
   m.def(
       "gate",
       [](const std::string& type, bool gelu, const Tensor& x, const Tensor& y, Address stream) {
@@ -219,9 +284,12 @@ void bind_cuda(py::module_& parent) {
   py::class_<CudaSession, std::shared_ptr<CudaSession>>(
       m, "Session", py::module_local(), "Runs a plan on the current GPU; keeps its memory between runs.")
       .def(py::init([](const std::shared_ptr<fr::Plan>& plan, const std::string& type, int64_t memory) {
-             return make_cuda_session({plan, &plan->graph()}, type, memory);
+             return make_cuda_session({plan, &plan->graph()},
+                                      type.empty() ? type_name(fr::cuda_type(plan->precision())) : type, memory);
            }),
-           "plan"_a, "type"_a, "memory"_a)
+           "type: empty for the one that suits the plan's precision.", "plan"_a, "type"_a, "memory"_a)
+      .def_property_readonly("precision",
+                             [](const CudaSession& session) { return type_name(session.program().type()); })
       .def(
           "run",
           [](CudaSession& session, const py::array& image, py::array& out, std::optional<float> sigma, float strength,
@@ -230,10 +298,47 @@ void bind_cuda(py::module_& parent) {
           },
           "image"_a.noconvert(), "out"_a.noconvert(), "sigma"_a, "strength"_a, "clip"_a, "progress"_a)
       .def(
+          "run_there",
+          [](CudaSession& session, Address image, Address out, const std::string& pixel, std::array<int64_t, 3> sizes,
+             std::optional<float> sigma, float strength, bool clip, Address stream) {
+            fr::Picture picture;
+            picture.in = reinterpret_cast<const void*>(image);
+            picture.out = reinterpret_cast<void*>(out);
+            picture.type = parse_pixel(pixel);
+            picture.height = sizes[0];
+            picture.width = sizes[1];
+            picture.channels = sizes[2];
+            picture.in_row_bytes = picture.out_row_bytes = sizes[1] * sizes[2] * fr::pixel_bytes(picture.type);
+            fr::RunOptions options;
+            options.sigma = sigma;
+            options.strength = strength;
+            options.clip = clip;
+            options.stream = stream_of(stream);
+            fr::RunReport report;
+            {
+              fr::WithoutGil free;
+              report = session.run(picture, options);
+            }
+            return named(report);
+          },
+          "Pictures on the device, [H, W, C] without gaps: addresses, the pixel's name and the sizes.", "image"_a,
+          "out"_a, "pixel"_a, "sizes"_a, "sigma"_a, "strength"_a, "clip"_a, "stream"_a)
+      .def("reset", &CudaSession::reset, release)
+      .def("state", &fr::state_of<CudaSession>, "number"_a)
+      .def("set_state", &fr::set_state<CudaSession>, "number"_a, "image"_a.noconvert())
+      .def(
           "preview",
           [](const CudaSession& session, int64_t height, int64_t width) {
             return named(session.preview(height, width));
           },
           "height"_a, "width"_a)
-      .def_property_readonly("ways", &CudaSession::ways, "How many nodes go each way.");
+      .def_property_readonly(
+          "steps",
+          [](const CudaSession& session) {
+            py::list steps;
+            for (const fr::CudaStep& step : session.program().steps())
+              steps.append(py::make_tuple(session.program().way_of(step), step.nodes));
+            return steps;
+          },
+          "What is launched in order: the way, and the numbers of the nodes that it computes.");
 }

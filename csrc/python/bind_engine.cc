@@ -271,27 +271,8 @@ void bind_engine(py::module_& m) {
       .def("run", &run_session<Session>, "image"_a.noconvert(), "out"_a.noconvert(), "sigma"_a, "strength"_a, "clip"_a,
            "progress"_a)
       .def("reset", &Session::reset, py::call_guard<WithoutGil>())
-      .def(
-          "state",
-          [](Session& session, size_t number) -> std::optional<Floats> {
-            StateImage image;
-            {
-              WithoutGil free;
-              image = session.state(number);
-            }
-            if (image.height == 0) return std::nullopt;
-            return Floats({image.height, image.width, image.channels}, image.values.data());
-          },
-          "number"_a, "[H, W, C], or None before the first run.")
-      .def(
-          "set_state",
-          [](Session& session, size_t number, const Floats& given) {
-            if (given.ndim() != 3) throw py::value_error("Session.set_state: a state is [H, W, C]");
-            StateImage image{given.shape(0), given.shape(1), given.shape(2), to_vector(given)};
-            WithoutGil free;
-            session.set_state(number, std::move(image));
-          },
-          "number"_a, "image"_a.noconvert())
+      .def("state", &state_of<Session>, "number"_a, "[H, W, C], or None before the first run.")
+      .def("set_state", &set_state<Session>, "number"_a, "image"_a.noconvert())
       .def("preview", &Session::preview, "height"_a, "width"_a);
 
   m.attr("MOST_INPUTS") = kMostInputs;

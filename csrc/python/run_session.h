@@ -5,6 +5,7 @@
 
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "engine/picture.h"
 #include "python/gil.h"
@@ -28,7 +29,26 @@ inline Pixel pixel_type(const py::array& image) {
       std::string(py::str(type)));
 }
 
-// Session: fr::Session or fr::CudaSession.
+// State images as arrays [H, W, C]; Session: fr::Session or fr::CudaSession.
+template <class Session>
+std::optional<py::array_t<float>> state_of(Session& session, size_t number) {
+  StateImage image;
+  {
+    WithoutGil free;
+    image = session.state(number);
+  }
+  if (image.height == 0) return std::nullopt;
+  return py::array_t<float>({image.height, image.width, image.channels}, image.values.data());
+}
+template <class Session>
+void set_state(Session& session, size_t number, const py::array_t<float, py::array::c_style>& given) {
+  if (given.ndim() != 3) throw py::value_error("Session.set_state: a state is [H, W, C]");
+  StateImage image{given.shape(0), given.shape(1), given.shape(2), {given.data(), given.data() + given.size()}};
+  WithoutGil free;
+  session.set_state(number, std::move(image));
+}
+
+// Session: as above.
 template <class Session>
 RunReport run_session(Session& session, const py::array& image, py::array& out, std::optional<float> sigma,
                       float strength, bool clip, const py::object& progress) {

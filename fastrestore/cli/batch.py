@@ -10,48 +10,53 @@ from typing import Annotated, Any
 
 import typer
 
+from fastrestore.cli import options
+from fastrestore.cli.report import shares_of_time
 from fastrestore.errors import show_name
 
 
 def batch(
     source: Annotated[Path, typer.Argument(metavar="IN", help="A folder of pictures, searched recursively.")],
     out: Annotated[Path, typer.Argument(metavar="OUT", help="The results' folder, made if missing.")],
-    task: Annotated[str, typer.Option(help="What to remove: denoise, demoire or deblur.")] = "denoise",
-    model: Annotated[
-        str | None,
-        typer.Option(
-            help="A named model, a .safetensors file or a plan (.frp).  [default: the task's]", show_default=False
-        ),
-    ] = None,
-    sigma: Annotated[
-        float | None, typer.Option(min=0, max=255, help="Noise level in 0-255 units.  [default: each estimated]")
-    ] = None,
-    strength: Annotated[float, typer.Option(min=0, max=1, help="0 keeps the input, 1 restores fully.")] = 1.0,
+    task: options.Task = "denoise",
+    model: options.Model = None,
+    sigma: options.Sigma = None,
+    strength: options.Strength = 1.0,
     include: Annotated[list[str] | None, typer.Option(help='Only these names below IN, such as "2024/*.png".')] = None,
     exclude: Annotated[list[str] | None, typer.Option(help="Not these.")] = None,
     name: Annotated[str, typer.Option(help="A result's name below OUT.")] = "{folder}/{stem}{suffix}",
-    suffix: Annotated[str | None, typer.Option(help="Format of the results, such as .png.  [default: kept]")] = None,
+    suffix: Annotated[
+        str | None, typer.Option(help="Of results: .png, say, for pictures, or .mkv for clips.  [default: kept]")
+    ] = None,
+    bursts: Annotated[
+        str | None,
+        typer.Option(
+            metavar="folder|name|time",
+            help="One result of pictures in one folder, whose names differ in their last number, or taken within "
+            "a second of each other.",
+        ),
+    ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Leave out what is done and unchanged.")] = False,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace results that exist.")] = False,
+    overwrite: options.Overwrite = False,
     ray: Annotated[
         str | None, typer.Option(metavar="local|ADDRESS", help="Spread the pictures over a Ray cluster.")
     ] = None,
-    device: Annotated[str, typer.Option(help="auto or cpu.")] = "auto",
-    precision: Annotated[str, typer.Option(help="auto (float32), float32 or bfloat16.")] = "auto",
+    device: options.Device = "auto",
+    precision: options.Precision = "auto",
     memory: Annotated[str, typer.Option(help="Budget beyond the pictures in hand, like 64MiB.")] = "1GiB",
-    threads: Annotated[int | None, typer.Option(min=1, help="Threads.  [default: all]", show_default=False)] = None,
-    quality: Annotated[int, typer.Option(min=1, max=100, help="Of JPEG results.")] = 95,
-    max_mpixel: Annotated[
-        float | None,
-        typer.Option(min=0, help="Refuse larger pictures.  [default: 200, and no limit for TIFF]", show_default=False),
-    ] = None,
+    threads: options.Threads = None,
+    quality: options.Quality = 95,
+    codec: options.Codec = None,
+    clip_quality: Annotated[int | None, typer.Option(min=0, max=63, help=options.CLIP_QUALITY)] = None,
+    max_mpixel: options.MaxMpixel = None,
     as_json: Annotated[bool, typer.Option("--json", help="Report on stdout as one JSON object a line.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but errors.")] = False,
+    quiet: options.Quiet = False,
 ) -> None:
-    """Restores a folder of pictures into another.
+    """Restores a folder of pictures and clips into another.
 
-    A picture that cannot be restored never stops the rest.  OUT/manifest.jsonl says of each what was done; --resume
-    goes on after an interruption, whatever it was, and redoes what has changed.
+    With --bursts, pictures of one scene become one result.  A picture that cannot be restored never stops the rest.
+    OUT/manifest.jsonl says of each what was done; --resume goes on after an interruption, whatever it was, and redoes
+    what has changed.
     """
     warnings.simplefilter("ignore")
     logging.disable()
@@ -62,8 +67,9 @@ def batch(
         records = run(
             source, out, task=task, model=model, sigma=sigma, strength=strength, device=device, precision=precision,
             memory=memory, threads=threads, include=include or (), exclude=exclude or (), name=name, suffix=suffix,
-            quality=quality, max_pixels=None if max_mpixel is None else int(max_mpixel * 1e6), resume=resume,
-            overwrite=overwrite, ray=ray,
+            bursts=bursts, quality=quality, codec=codec, clip_quality=clip_quality,
+            max_pixels=None if max_mpixel is None else int(max_mpixel * 1e6), resume=resume, overwrite=overwrite,
+            ray=ray,
         )  # fmt: skip
     except FastrestoreError:
         raise
@@ -79,7 +85,7 @@ def batch(
     finally:
         if not quiet and not as_json:
             print(tally.text())
-    if tally.failed:
+    if tally.failed or tally.damaged:
         raise typer.Exit(1)
 
 
@@ -89,6 +95,7 @@ class Tally:
     def __init__(self, total: int):
         self.total, self.start = total, time.perf_counter()
         self.restored = self.skipped = self.failed = 0
+        self.damaged = 0  # clips, of which not all could be decoded
         self.megapixels = 0.0
         self.busy = {"reading": 0.0, "restoring": 0.0, "writing": 0.0}
 
@@ -97,7 +104,8 @@ class Tally:
         self.skipped += record["skipped"]
         self.restored += record["ok"] and not record["skipped"]
         if record["ok"] and not record["skipped"]:
-            self.megapixels += record["height"] * record["width"] / 1e6
+            self.megapixels += record["height"] * record["width"] * record.get("frames", 1) / 1e6
+            self.damaged += record.get("damaged", 0) > 0
         for stage, seconds in record["seconds"].items():
             self.busy[stage] += seconds
 
@@ -112,14 +120,13 @@ class Tally:
 
     def text(self) -> str:
         parts = [f"{self.restored} restored", f"{self.skipped} left out as done", f"{self.failed} failed"]
+        if self.damaged:
+            parts.append(f"{self.damaged} clips damaged")
         text = f"{', '.join(parts)}; {self.megapixels:.1f} megapixels in {self.seconds:.1f} s"
         if not self.megapixels:
             return text
-        shares = ", ".join(f"{stage} {100 * busy / self.seconds:.0f} %" for stage, busy in self.busy.items())
-        slowest = max(self.busy, key=self.busy.get)
-        return (
-            f"{text}: {self.megapixels / self.seconds:.2f} a second; {shares} of the time; {slowest} is the bottleneck"
-        )
+        shares = {stage: busy / self.seconds for stage, busy in self.busy.items()}
+        return f"{text}: {self.megapixels / self.seconds:.2f} a second; {shares_of_time(shares)}"
 
 
 def _say(record: dict[str, Any], tally: Tally, silent: bool) -> None:

@@ -36,6 +36,10 @@ def eval(
     json_file: Annotated[
         Path | None, typer.Option("--json", metavar="FILE", help="Write the figures there, too.")
     ] = None,
+    sheet: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Write a picture: before, after, clean and their difference, a row each."),
+    ] = None,
     record: Annotated[
         bool, typer.Option("--record", help="Write the figures into the card of the model file.")
     ] = False,
@@ -47,8 +51,8 @@ def eval(
     noise is that of the noisy pictures, and a picture's clean one has the same name with _mean for _real, _clean or
     _gt for _noisy, _gt for _moire or _blur, sharp_ for blur_, or tar_ for src_.
 
-    Texture is how far the power of the finest details is from the clean picture's, before and after: 0 is the same,
-    0.3 twice or half as strong.
+    What is before an arrow is of the degraded pictures.  Texture is how far the power of the finest details is from
+    the clean picture's: 0 is the same, 0.3 twice or half as strong.
     """
     from dataclasses import asdict
 
@@ -63,6 +67,8 @@ def eval(
         raise typer.BadParameter("give --sigma (how much noise to add), --degrade or --pairs")
     if pairs and degradation:
         raise typer.BadParameter("--pairs are degraded already: leave --degrade out")
+    if sheet and len(sigma or ()) > 1:
+        raise typer.BadParameter("--sheet is of one --sigma")
     if record and not model.endswith(".safetensors"):
         raise typer.BadParameter("--record needs a .safetensors file")
     if record and limit:
@@ -89,24 +95,23 @@ def eval(
                     classical=classical,
                     limit=limit,
                     threads=threads,
+                    sheet=sheet,
                     report=show,
                 )
             )
             progress.remove_task(task)
 
     name, folder = Path(model).stem if model.endswith(".safetensors") else model, data.resolve().name
-    table = Table(title=f"{name} on {folder}")
-    headings = ["σ", "pictures", "input dB", "PSNR dB", "input SSIM", "SSIM", "texture", "ms/Mpixel"]
+    table = Table(title=f"{name} on {folder}, {scores[0].pictures} pictures", box=None)
+    headings = ["σ", "PSNR dB", "PSNR-Y", "SSIM", "texture", "ms/Mpixel"]
     for heading in [*headings, "classical dB"] if classical else headings:
         table.add_column(heading, justify="right")
     for score in scores:
         row = [
             score.kind if score.sigma is None else f"{score.sigma:g}",
-            str(score.pictures),
-            f"{score.input_psnr:.2f}",
-            f"{score.psnr:.2f}",
-            f"{score.input_ssim:.4f}",
-            f"{score.ssim:.4f}",
+            f"{score.input_psnr:.2f} -> {score.psnr:.2f}",
+            "" if score.psnr_y is None else f"{score.psnr_y:.2f}",
+            f"{score.input_ssim:.4f} -> {score.ssim:.4f}",
             f"{score.input_texture:.2f} -> {score.texture:.2f}",
             f"{score.milliseconds:.0f}",
         ]

@@ -35,3 +35,9 @@ def describe(error: BaseException) -> str:
         return " ".join(str(error).split())
     expected = isinstance(error, FastrestoreError | OSError | MemoryError)
     return errors.describe(error) + ("" if expected else " (fastrestore --debug shows where)")
+
+
+def shares_of_time(shares: dict[str, float]) -> str:
+    """Which stage the others wait for.  shares: of the time in which each stage was at work; they overlap."""
+    each = ", ".join(f"{stage} {100 * share:.0f} %" for stage, share in shares.items())
+    return f"{each} of the time; {max(shares, key=shares.get)} is the bottleneck"

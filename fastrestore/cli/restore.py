@@ -12,7 +12,8 @@ from typing import Annotated, Any
 
 import typer
 
-from fastrestore.cli.report import describe, is_resource
+from fastrestore.cli import options
+from fastrestore.cli.report import describe, is_resource, shares_of_time
 from fastrestore.errors import show_name
 
 
@@ -26,32 +27,17 @@ def _command(task: str, does: str) -> Callable[..., None]:
         output: Annotated[
             Path, typer.Option("--output", "-o", help="The result; for several inputs a folder, made if missing.")
         ],
-        model: Annotated[
-            str | None,
-            typer.Option(
-                help="A named model, a .safetensors file or a plan (.frp).  [default: the task's]", show_default=False
-            ),
-        ] = None,
-        sigma: Annotated[
-            float | None,
-            typer.Option(
-                min=0, max=255, help="Noise level in 0-255 units, for models that take one.  [default: estimated]"
-            ),
-        ] = None,
-        strength: Annotated[float, typer.Option(min=0, max=1, help="0 keeps the input, 1 restores fully.")] = 1.0,
-        device: Annotated[str, typer.Option(help="auto or cpu.")] = "auto",
-        precision: Annotated[str, typer.Option(help="auto (float32, or a plan file's), float32 or bfloat16.")] = "auto",
+        model: options.Model = None,
+        sigma: options.Sigma = None,
+        strength: options.Strength = 1.0,
+        device: options.Device = "auto",
+        precision: options.Precision = "auto",
         memory: Annotated[
             str, typer.Option(help="Budget beyond input and output, like 64MiB; the result does not depend on it.")
         ] = "1GiB",
-        threads: Annotated[int | None, typer.Option(min=1, help="Threads.  [default: all]", show_default=False)] = None,
-        quality: Annotated[int, typer.Option(min=1, max=100, help="Of JPEG results.")] = 95,
-        max_mpixel: Annotated[
-            float | None,
-            typer.Option(
-                min=0, help="Refuse larger pictures.  [default: 200, and no limit for TIFF]", show_default=False
-            ),
-        ] = None,
+        threads: options.Threads = None,
+        quality: options.Quality = 95,
+        max_mpixel: options.MaxMpixel = None,
         burst: Annotated[bool, typer.Option("--burst", help="The inputs are shots of one scene: one result.")] = False,
         reference: Annotated[
             int | None,
@@ -63,22 +49,22 @@ def _command(task: str, does: str) -> Callable[..., None]:
                 metavar="FILE", help="Another picture of the scene, for models that take one: depth, infrared, flash."
             ),
         ] = None,
-        overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace results that exist.")] = False,
+        overwrite: options.Overwrite = False,
         as_json: Annotated[bool, typer.Option("--json", help="Report on stdout as one JSON object.")] = False,
-        quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but errors.")] = False,
+        quiet: options.Quiet = False,
     ) -> None:
-        options = {"device": device, "precision": precision, "memory": memory, "threads": threads}
+        machine = {"device": device, "precision": precision, "memory": memory, "threads": threads}
         if guide is not None and (burst or len(inputs) > 1):
             raise typer.BadParameter("--guide is of one picture")
         if burst:
             chosen = sigma, strength, quality, max_mpixel, reference
-            _restore_burst(task, inputs, output, model, options, *chosen, overwrite, as_json, quiet)
+            _restore_burst(task, inputs, output, model, machine, *chosen, overwrite, as_json, quiet)
             return
         if reference is not None:
             raise typer.BadParameter("--reference is of a --burst")
         targets = _targets(inputs, output)
         given = sigma, strength, guide, quality, max_mpixel
-        _restore_all(task, targets, model, options, *given, overwrite, as_json, quiet)
+        _restore_all(task, targets, model, machine, *given, overwrite, as_json, quiet)
 
     run.__name__ = task
     run.__doc__ = f"""{does}
@@ -123,7 +109,7 @@ def _restore_all(
     task: str,
     targets: list[tuple[Path, Path]],
     model: str | None,
-    options: dict[str, Any],
+    machine: dict[str, Any],
     sigma: float | None,
     strength: float,
     guide: Path | None,
@@ -137,7 +123,7 @@ def _restore_all(
 
     if guide is not None and model is None:
         model = zoo.default(task, "guided")
-    restorer = _restorer(task, model, options, sigma)
+    restorer = _restorer(task, model, machine, sigma)
     if guide is not None and not restorer.info["takes_guide"]:
         raise typer.BadParameter(f"{restorer.info['model']} takes no guide: leave --guide out")
     from fastrestore.errors import ImageError, MissingDependency
@@ -180,7 +166,7 @@ def _restore_burst(
     inputs: list[Path],
     output: Path,
     model: str | None,
-    options: dict[str, Any],
+    machine: dict[str, Any],
     sigma: float | None,
     strength: float,
     quality: int,
@@ -203,7 +189,7 @@ def _restore_burst(
         raise typer.BadParameter(f"{show_name(output)} is an input and would be overwritten")
     if output.exists() and not overwrite:
         raise ImageError(f"{show_name(output)}: exists; --overwrite replaces it")
-    restorer = _restorer(task, model or zoo.default(task, "burst"), options, sigma)
+    restorer = _restorer(task, model or zoo.default(task, "burst"), machine, sigma)
     try:
         report = restorer.burst_files(
             inputs,
@@ -225,7 +211,7 @@ def _restore_burst(
         print(json.dumps({"task": task, "path": restorer.info, "results": [result]}, indent=2))
 
 
-def _restorer(task: str, model: str | None, options: dict[str, Any], sigma: float | None) -> Any:
+def _restorer(task: str, model: str | None, machine: dict[str, Any], sigma: float | None) -> Any:
     """The restorer that the options mean.  Raises BadParameter for options that do not fit."""
     warnings.simplefilter("ignore")  # what matters of a picture's faults comes as an error or a notice
     logging.disable()
@@ -233,7 +219,7 @@ def _restorer(task: str, model: str | None, options: dict[str, Any], sigma: floa
     from fastrestore.errors import FastrestoreError
 
     try:
-        restorer = Restorer(model, task, **options)
+        restorer = Restorer(model, task, **machine)
     except FastrestoreError:
         raise
     except ValueError as error:
@@ -253,6 +239,8 @@ def _say(result: dict[str, Any], as_json: bool, quiet: bool) -> None:
         print(f"fastrestore: {result['input']}: note: {notice}", file=sys.stderr)
     level = "" if result["sigma"] is None else f"σ {result['sigma']:.1f}, "
     print(f"{result['input']} -> {result['output']} ({level}{result['seconds']:.2f} s)")
+    if "bottleneck" in result:  # it went piece by piece, its stages at once
+        print(shares_of_time(result["shares"]))
 
 
 def _progress(off: bool) -> Any:

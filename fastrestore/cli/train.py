@@ -17,7 +17,10 @@ def train(
     state: Annotated[
         Path | None, typer.Option(help="Folder of the resumable state.  [default: runs/NAME]", show_default=False)
     ] = None,
-    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    device: Annotated[
+        str | None,
+        typer.Option(help="cpu or cuda.  [default: cpu, or what accelerate launch says]", show_default=False),
+    ] = None,
     threads: Annotated[int | None, typer.Option(min=1, help="Threads of PyTorch on the CPU.")] = None,
     stop_after: Annotated[
         int | None, typer.Option(min=0, help="Leave after so many steps; the same command goes on from there.")
@@ -28,6 +31,9 @@ def train(
 ) -> None:
     """Trains a model by a recipe; a run that was cut off goes on where its last state was saved.
 
+    Several GPUs or hosts share each batch: accelerate launch --multi_gpu -m fastrestore train RECIPE -o OUT, for which
+    accelerate must be there: pip install 'fastrestore[train]'.
+
     The weights are written as float16 with the recipe in the card.  `fastrestore eval OUT DATA --sigma 25 --record`
     then adds the measured PSNR to the card.
     """
@@ -36,7 +42,7 @@ def train(
     import torch
 
     from fastrestore import checkpoint
-    from fastrestore.train import load_recipe, status
+    from fastrestore.train import Team, load_recipe, status
     from fastrestore.train import train as run
     from fastrestore.train.validation import Validated
 
@@ -44,6 +50,7 @@ def train(
         raise typer.BadParameter("the output must be a .safetensors file")
     if not output.parent.is_dir():
         raise typer.BadParameter(f"{output.parent}: no such folder")
+    team = Team(device)
     if threads:
         torch.set_num_threads(threads)
     plan = load_recipe(recipe)
@@ -55,7 +62,10 @@ def train(
         typer.echo(f"step {step} of {plan.steps}: loss {loss:.5f}{held}, {rate:.1f} steps/s", err=True)
 
     folder = state or Path("runs") / plan.name
-    model = run(plan, folder, data=data, device=device, report=report, stop_after=stop_after)
+    model = run(plan, folder, data=data, team=team, report=report, stop_after=stop_after)
+    team.close()
+    if not team.is_first:
+        return
     done = status(plan, folder)
     if not done.ended and not unfinished:
         typer.echo(f"stopped after step {done.step} of {plan.steps}; the same command goes on from there")

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
+from fastrestore.cli import options
 from fastrestore.cli.restore import _progress
 from fastrestore.errors import show_name
 
@@ -17,34 +18,21 @@ from fastrestore.errors import show_name
 def video(
     source: Annotated[Path, typer.Argument(metavar="IN", help="A clip: MP4, MOV, MKV, WebM, AVI, MPEG and others.")],
     target: Annotated[Path, typer.Argument(metavar="OUT", help="The result: .mp4, .m4v, .mov, .mkv or .webm.")],
-    task: Annotated[str, typer.Option(help="What to remove: denoise, demoire or deblur.")] = "denoise",
-    model: Annotated[
-        str | None,
-        typer.Option(
-            help="A named model, a .safetensors file or a plan (.frp).  [default: the task's]", show_default=False
-        ),
-    ] = None,
-    sigma: Annotated[
-        float | None, typer.Option(min=0, max=255, help="Noise level in 0-255 units.  [default: estimated]")
-    ] = None,
-    strength: Annotated[float, typer.Option(min=0, max=1, help="0 keeps the input, 1 restores fully.")] = 1.0,
-    codec: Annotated[
-        str | None,
-        typer.Option(help="h264, h265, av1, vp9, prores or ffv1 (without loss).  [default: h264, vp9 for .webm]"),
-    ] = None,
-    quality: Annotated[
-        int | None,
-        typer.Option(min=0, max=63, help="Constant rate factor, smaller is better.  [default: the codec's]"),
-    ] = None,
+    task: options.Task = "denoise",
+    model: options.Model = None,
+    sigma: options.Sigma = None,
+    strength: options.Strength = 1.0,
+    codec: options.Codec = None,
+    quality: Annotated[int | None, typer.Option(min=0, max=63, help=options.CLIP_QUALITY)] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from what a run that was cut off has kept.")] = False,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a result that exists.")] = False,
-    device: Annotated[str, typer.Option(help="auto or cpu.")] = "auto",
-    precision: Annotated[str, typer.Option(help="auto (float32), float32 or bfloat16.")] = "auto",
+    overwrite: options.Overwrite = False,
+    device: options.Device = "auto",
+    precision: options.Precision = "auto",
     memory: Annotated[str, typer.Option(help="Budget beyond two frames, like 512MiB.")] = "1GiB",
-    threads: Annotated[int | None, typer.Option(min=1, help="Threads.  [default: all]", show_default=False)] = None,
+    threads: options.Threads = None,
     max_mpixel: Annotated[float, typer.Option(min=0, help="Refuse larger frames.")] = 200,
     as_json: Annotated[bool, typer.Option("--json", help="Report on stdout as one JSON object.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but errors.")] = False,
+    quiet: options.Quiet = False,
 ) -> None:
     """Restores a clip, frame after frame; sound, subtitles and times are kept.
 

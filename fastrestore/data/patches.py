@@ -20,16 +20,24 @@ def load_pictures(folders: list[Path], min_side: int) -> tuple[list[np.ndarray],
     pictures, skipped = [], []
     for folder in folders:
         for path in sorted(p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES):
-            picture = cv2.imread(str(path), cv2.IMREAD_COLOR)
-            if picture is None:
-                skipped.append(f"{path}: not a readable picture")
-            elif min(picture.shape[:2]) < min_side:
-                skipped.append(f"{path}: smaller than the patch of {min_side} pixels")
+            picture, wrong = read_picture(path, min_side)
+            if wrong:
+                skipped.append(wrong)
             else:
-                pictures.append(np.ascontiguousarray(picture[..., ::-1]))
+                pictures.append(picture)
     if not pictures:
         raise ImageError(f"no training picture in {', '.join(map(str, folders))}")
     return pictures, skipped
+
+
+def read_picture(path: Path, min_side: int) -> tuple[np.ndarray | None, str]:
+    """A picture as RGB uint8 [H, W, 3], grey ones with three equal channels; or None and what is wrong with it."""
+    picture = cv2.imread(str(path), cv2.IMREAD_COLOR)
+    if picture is None:
+        return None, f"{path}: not a readable picture"
+    if min(picture.shape[:2]) < min_side:
+        return None, f"{path}: smaller than the patch of {min_side} pixels"
+    return np.ascontiguousarray(picture[..., ::-1]), ""
 
 
 class PatchSampler:

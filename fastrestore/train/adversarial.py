@@ -8,6 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
+from fastrestore.train.team import Team
+
 DEFAULTS: dict[str, Any] = {
     "weight": 0.01,  # of the generator's adversarial loss beside the recipe's loss
     "loss": "bce",  # or "hinge"
@@ -74,10 +76,10 @@ def _misses(logits: Tensor, loss: str) -> Tensor:
 class Critic:
     """A PatchCritic with its optimiser, one step at a time."""
 
-    def __init__(self, channels: int, asked: dict[str, Any], device: str):
-        self.settings = settings(asked)
+    def __init__(self, channels: int, asked: dict[str, Any], team: Team):
+        self.settings, self.team = settings(asked), team
         self.module = PatchCritic(channels, self.settings["width"], self.settings["layers"])
-        self.module.to(device, memory_format=torch.channels_last)
+        self.module.to(team.device, memory_format=torch.channels_last)
         self.optimiser = torch.optim.Adam(
             self.module.parameters(), lr=self.settings["learning_rate"], betas=(0.5, 0.99), fused=True
         )
@@ -90,6 +92,7 @@ class Critic:
         loss = critic_loss(real, fake, self.settings["loss"], self.settings["relativistic"])
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()
+        self.team.average_gradients(list(self.module.parameters()))
         self.optimiser.step()
 
     def judge(self, clean: Tensor, restored: Tensor) -> Tensor:
@@ -101,3 +104,26 @@ class Critic:
         self.module.requires_grad_(True)
         asked = self.settings
         return asked["weight"] * generator_loss(real, fake, asked["loss"], asked["relativistic"])
+
+    def state(self) -> dict[str, Tensor]:
+        """Weights, the vectors of the spectral norm, and the optimiser's moments; none before the first step."""
+        if not self.optimiser.state:
+            return {}
+        tensors = {f"critic/{name}": value.contiguous() for name, value in self.module.state_dict().items()}
+        for name, parameter in self.module.named_parameters():
+            for moment in ("step", "exp_avg", "exp_avg_sq"):
+                tensors[f"critic {moment}/{name}"] = self.optimiser.state[parameter][moment].contiguous()
+        return tensors
+
+    @torch.no_grad()
+    def restore(self, tensors: dict[str, Tensor]) -> None:
+        """Takes what state gave out of a training's tensors."""
+        if not any(name.startswith("critic/") for name in tensors):
+            return
+        for name, value in self.module.state_dict().items():
+            value.copy_(tensors[f"critic/{name}"])
+        for name, parameter in self.module.named_parameters():
+            moments = {key: torch.empty_like(parameter) for key in ("exp_avg", "exp_avg_sq")}
+            for key, moment in moments.items():
+                moment.copy_(tensors[f"critic {key}/{name}"])
+            self.optimiser.state[parameter] = {"step": tensors[f"critic step/{name}"], **moments}

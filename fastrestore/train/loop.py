@@ -13,25 +13,35 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
+from safetensors.torch import save as to_safetensors
 from torch import Tensor, nn
 
 from fastrestore import checkpoint, degrade, engine, models, zoo
 from fastrestore.data import (
     BurstSampler,
     ClipSampler,
+    FootageSampler,
     PairSampler,
     PatchSampler,
     SequenceSampler,
+    load_footage,
+    load_pairs,
     load_pictures,
     make_pairs,
     make_sequences,
 )
+from fastrestore.data.sequences import Sequences
 from fastrestore.errors import ModelError
+from fastrestore.image import whole_file
+from fastrestore.models.autoencoder import Autoencoder
 from fastrestore.train import sequences
 from fastrestore.train.adversarial import Critic
+from fastrestore.train.board import Board
 from fastrestore.train.losses import weighted
+from fastrestore.train.narrow import narrowed
 from fastrestore.train.recipe import Recipe, data_folders
+from fastrestore.train.team import Team
 from fastrestore.train.validation import Validated, Validation
 
 # These learn to fuse what their U-Net, which stays as it is, makes of each frame.
@@ -60,42 +70,48 @@ def train(
     state: Path,
     *,
     data: Path | None = None,
-    device: str = "cpu",
+    team: Team | None = None,
     report: Report | None = None,
     stop_after: int | None = None,
 ) -> nn.Module:
     """Trains the recipe's model and returns it with its averaged weights, in evaluation mode.
 
+    team: the processes that train together, each of which calls this alike; None: this one alone, on the CPU.
     state: a folder for resumable states; a run that finds one there goes on from it and ends with the same
-    weights as an uninterrupted run on the same machine and thread count.  stop_after: leave after this many
-    steps of this call (the state is saved), for tests and shared machines.
+    weights as an uninterrupted run on the same machine, thread count and team.  A team on several hosts needs a folder
+    that all of them see.  stop_after: leave after this many steps of this call (the state is saved), for tests and
+    shared machines.
     Raises ModelError when the loss is no longer finite or a state does not belong to the recipe.
     """
+    team = team or Team()
     _keep_freed_memory()
-    pictures, skipped = load_pictures(data_folders(recipe, data), recipe.degradation.get("side", recipe.patch))
-    for sentence in skipped:
+    pictures, skipped = _load(recipe, data_folders(recipe, data))
+    for sentence in skipped if team.is_first else ():
         print(f"left out: {sentence}", file=sys.stderr)
-    validation = Validation(recipe, data, state / "validation.png") if recipe.validation else None
+    validation = Validation(recipe, data, state) if recipe.validation and team.is_first else None
     torch.manual_seed(recipe.seed)
     model, known = _initial_model(recipe)
-    batches = _batches(recipe, pictures, state, model)
-    run = _Run(recipe, model.to(device, memory_format=torch.channels_last), state, known)
+    batches = _batches(recipe, pictures, state, team, model)
+    run = _Run(recipe, model.to(team.device, memory_format=torch.channels_last), state, known, team)
     step = run.resume()
+    board = Board(state, step) if recipe.tensorboard and team.is_first else None
     last = recipe.steps if stop_after is None else min(recipe.steps, step + stop_after)
     losses, since = [], time.perf_counter()
-    ended = run.progress(step) >= 1
-    while step < last and not ended:
-        losses.append(run.step(step, batches(step).to(device)))
+    progress = run.progress(step)
+    while step < last and progress < 1:
+        losses.append(run.step(step, progress, batches(step).to(team.device)))
         step += 1
-        ended = run.progress(step) >= 1
-        if step % recipe.save_every == 0 or step == last or ended:
-            mean = torch.stack(losses).mean().item()
+        progress = run.progress(step)
+        if step % recipe.save_every == 0 or step == last or progress >= 1:
+            mean = team.mean(torch.stack(losses).mean()).item()
             if not math.isfinite(mean):
-                raise ModelError(f"the loss is not finite after step {step}; the last state in {state} is good")
+                raise ModelError(f"{_why(losses, step, batches, run)}; the last state in {state} is good")
             run.save(step)
             rate = len(losses) / (time.perf_counter() - since)
             validated = validation(model, run.average) if validation else None
-            if report:
+            if board:
+                board.add(step, mean, _learning_rate(recipe, step, progress), rate, validated)
+            if report and team.is_first:
                 report(step, mean, rate, validated)
             losses, since = [], time.perf_counter()
     model.load_state_dict(run.average, strict=False)  # what is not trained is not averaged
@@ -122,14 +138,38 @@ def status(recipe: Recipe, state: Path) -> Status:
     return Status(step, seconds, step >= recipe.steps or bool(budget and seconds >= budget))
 
 
+def _load(recipe: Recipe, folders: list[Path]) -> tuple[list[np.ndarray], list[str]]:
+    """The pictures, pairs or clips that the recipe learns from, and a sentence for each that was left out."""
+    if recipe.footage:
+        return load_footage(folders, recipe.patch, recipe.frames)
+    if recipe.is_pairs:
+        return load_pairs(folders, recipe.patch)
+    return load_pictures(folders, recipe.degradation.get("side", recipe.patch))
+
+
+def _why(losses: list[Tensor], step: int, batches: Callable[[int], Batch], run: "_Run") -> str:
+    """The cause of a mean loss that is not finite, as far as this process can tell.  losses: those before step."""
+    finite = torch.stack(losses).isfinite().tolist()
+    if all(finite):
+        return f"the loss of another process is not finite between steps {step - len(losses)} and {step}"
+    first = step - len(losses) + finite.index(False)
+    where = f"the loss is not finite at step {first}"
+    if not all(part is None or part.isfinite().all() for part in batches(first)):
+        return f"{where}: its batch holds values that are not finite"
+    return f"{where}: training diverged (learning_rate {run.recipe.learning_rate:g}, clip {run.recipe.clip:g})"
+
+
 def _initial_model(recipe: Recipe) -> tuple[nn.Module, set[str]]:
     """The recipe's model with random weights, or with those of its init, whose names come back with it; layers which
     that one lacks begin anew."""
     model = models.create(recipe.architecture, **recipe.config)
     known: dict[str, Tensor] = {}
     if recipe.init:
-        known = zoo.load(recipe.init).state_dict()
+        first = zoo.load(recipe.init)
         own = model.state_dict()
+        known = first.state_dict()
+        if isinstance(first, Autoencoder) and first.config != model.config:
+            known = narrowed(first, model)
         checkpoint.match(recipe.init, {name: tuple(value.shape) for name, value in (own | known).items()}, model)
         model.load_state_dict(own | known)
     if isinstance(model, Fused):
@@ -137,12 +177,15 @@ def _initial_model(recipe: Recipe) -> tuple[nn.Module, set[str]]:
     return model.train(), set(known)
 
 
+UNSEEN = ("save_every", "budget_minutes", "validation", "tensorboard")  # fields that the weights do not depend on
+
+
 class _Run:
     """The optimiser, the averaged weights and their state on disk."""
 
-    def __init__(self, recipe: Recipe, model: nn.Module, folder: Path, known: set[str]):
+    def __init__(self, recipe: Recipe, model: nn.Module, folder: Path, known: set[str], team: Team):
         """known: the names of the weights that the training starts from."""
-        self.recipe, self.model, self.folder = recipe, model, folder
+        self.recipe, self.model, self.folder, self.team = recipe, model, folder, team
         trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
         self.names, self.parameters = list(trained), list(trained.values())
         weights = [{"params": [], "factor": factor} for factor in (1.0, recipe.fresh)]
@@ -153,21 +196,21 @@ class _Run:
         self.loss = weighted(recipe.losses)
         self.critic: Critic | None = None
         if recipe.adversarial is not None:
-            self.critic = Critic(model.config.channels, recipe.adversarial, next(model.parameters()).device.type)
+            self.critic = Critic(model.config.channels, recipe.adversarial, team)
         self.spent, self.began = 0.0, time.perf_counter()  # seconds before this call, and when this call began
 
     def seconds(self) -> float:
         return self.spent + time.perf_counter() - self.began
 
     def progress(self, step: int) -> float:
-        """The share of the schedule that is done."""
+        """The share of the schedule that is done, the same in each process."""
         share = step / self.recipe.steps
         budget = 60 * self.recipe.budget_minutes
-        return max(share, self.seconds() / budget) if budget else share
+        return max(share, self.team.from_first(self.seconds()) / budget) if budget else share
 
-    def step(self, step: int, batch: Batch) -> Tensor:
+    def step(self, step: int, progress: float, batch: Batch) -> Tensor:
+        """One step of the weights, and of the critic.  Returns the loss of this process's share, detached."""
         recipe = self.recipe
-        progress = self.progress(step)
         rate = _learning_rate(recipe, step, progress)
         critic = self.critic if self.critic and progress >= self.critic.settings["start"] else None
         for group in self.optimiser.param_groups:
@@ -180,6 +223,7 @@ class _Run:
             loss = sequences.learn(self.model, batch, self.loss, recipe.truncate, recipe.judged, bfloat16)
         else:
             loss = self._learn(batch, rate, critic)
+        self.team.average_gradients(self.parameters)
         nn.utils.clip_grad_norm_(self.parameters, recipe.clip)
         self.optimiser.step()
         decay = min(recipe.ema, (step + 1) / (step + 101))  # short memory at first, so that the start is forgotten
@@ -202,7 +246,7 @@ class _Run:
         return loss.detach()
 
     def _identity(self) -> str:
-        values = {k: v for k, v in vars(self.recipe).items() if k not in ("save_every", "budget_minutes", "validation")}
+        values = {k: v for k, v in vars(self.recipe).items() if k not in UNSEEN}
         for key, default in (
             ("init", ""),
             ("loss", "l1"),
@@ -212,6 +256,7 @@ class _Run:
             ("fresh", 1.0),
             ("judged", 1),
             ("frames", 0),
+            ("footage", False),
             ("truncate", 0),
         ):  # younger than the first states: left out where unused
             if values[key] == default:
@@ -219,6 +264,12 @@ class _Run:
         return json.dumps(values, sort_keys=True)
 
     def save(self, step: int) -> None:
+        """The first process writes the state, the others wait; a write that fails leaves the last state as it was."""
+        if self.team.is_first:
+            self._write(step)
+        self.team.wait()
+
+    def _write(self, step: int) -> None:
         tensors = {"step": torch.tensor(step), "seconds": torch.tensor(self.seconds(), dtype=torch.float64)}
         for name, parameter in zip(self.names, self.parameters, strict=True):
             moments = self.optimiser.state[parameter]
@@ -228,14 +279,14 @@ class _Run:
                 f"exp_avg/{name}": moments["exp_avg"].contiguous(),
                 f"exp_avg_sq/{name}": moments["exp_avg_sq"].contiguous(),
             }
-        if self.critic and self.critic.optimiser.state:  # it has begun
-            tensors |= _critic_state(self.critic)
+        if self.critic:
+            tensors |= self.critic.state()
         self.folder.mkdir(parents=True, exist_ok=True)
-        partial = self.folder / "state.partial"
-        save_file(tensors, partial, metadata={"recipe": self._identity()})
-        partial.replace(self.folder / "state.safetensors")  # a cut write never replaces a good state
+        with whole_file(self.folder / "state.safetensors") as file:
+            file.write(to_safetensors(tensors, metadata={"recipe": self._identity()}))
 
     def resume(self) -> int:
+        """Reads the state, where there is one, and returns its step."""
         path = self.folder / "state.safetensors"
         if not path.exists():
             return 0
@@ -258,28 +309,9 @@ class _Run:
                     "exp_avg": torch.empty_like(parameter).copy_(tensors[f"exp_avg/{name}"]),
                     "exp_avg_sq": torch.empty_like(parameter).copy_(tensors[f"exp_avg_sq/{name}"]),
                 }
-            if self.critic and any(name.startswith("critic/") for name in tensors):
-                _restore_critic(self.critic, tensors)
+            if self.critic:
+                self.critic.restore(tensors)
         return step
-
-
-def _critic_state(critic: Critic) -> dict[str, Tensor]:
-    """Weights, the vectors of the spectral norm, and the optimiser's moments."""
-    tensors = {f"critic/{name}": value.contiguous() for name, value in critic.module.state_dict().items()}
-    for name, parameter in critic.module.named_parameters():
-        for moment in ("step", "exp_avg", "exp_avg_sq"):
-            tensors[f"critic {moment}/{name}"] = critic.optimiser.state[parameter][moment].contiguous()
-    return tensors
-
-
-def _restore_critic(critic: Critic, tensors: dict[str, Tensor]) -> None:
-    for name, value in critic.module.state_dict().items():
-        value.copy_(tensors[f"critic/{name}"])
-    for name, parameter in critic.module.named_parameters():
-        moments = {key: torch.empty_like(parameter) for key in ("exp_avg", "exp_avg_sq")}
-        for key, moment in moments.items():
-            moment.copy_(tensors[f"critic {key}/{name}"])
-        critic.optimiser.state[parameter] = {"step": tensors[f"critic step/{name}"], **moments}
 
 
 def _learning_rate(recipe: Recipe, step: int, progress: float) -> float:
@@ -288,21 +320,48 @@ def _learning_rate(recipe: Recipe, step: int, progress: float) -> float:
     return recipe.learning_rate * warm * (0.99 * cosine + 0.01)
 
 
-def _batches(
-    recipe: Recipe, pictures: list[np.ndarray], state: Path, model: nn.Module
-) -> Callable[[int], Batch | sequences.ClipBatch | sequences.BurstBatch]:
-    """Makes the batch of a step, on the CPU.  model: as the training begins."""
+Batches = Callable[[int], Batch | sequences.ClipBatch | sequences.BurstBatch]
+
+
+def _batches(recipe: Recipe, pictures: list[np.ndarray], state: Path, team: Team, model: nn.Module) -> Batches:
+    """Makes this process's share of the batch of a step, on the CPU.  model: as the training begins."""
+    size = team.share(recipe.batch)
+    draw = _draws(recipe, pictures, state, team, size, model)
+    return lambda step: draw(step * team.size + team.rank)
+
+
+def _draws(recipe: Recipe, pictures: list[np.ndarray], state: Path, team: Team, size: int, model: nn.Module) -> Batches:
+    """Makes batches of a size; each number gives another one, and always the same.  pictures: clean, or pairs, or
+    clips."""
     if isinstance(model, Fused):
-        sampler = _sequences(recipe, pictures, state, model)
-        return lambda step: sequences.as_batch(sampler(step))
+        made = _sequences(recipe, pictures, state, team, model)
+        sampler = (BurstSampler if isinstance(model, models.BurstUNet) else SequenceSampler)(
+            made, recipe.patch, size, recipe.seed
+        )
+        return lambda number: sequences.as_batch(sampler(number))
     if recipe.frames:
-        clips = ClipSampler(pictures, recipe.frames, recipe.patch, recipe.batch, recipe.grey, recipe.sigma, recipe.seed)
-        return lambda step: sequences.as_batch(clips(step))
+        kind = FootageSampler if recipe.footage else ClipSampler
+        clips = kind(pictures, recipe.frames, recipe.patch, size, recipe.grey, recipe.sigma, recipe.seed)
+        return lambda number: sequences.as_batch(clips(number))
     if not recipe.degradation:
-        clean = PatchSampler(pictures, recipe.patch, recipe.batch, recipe.grey, recipe.seed)
+        clean = PatchSampler(pictures, recipe.patch, size, recipe.grey, recipe.seed)
         if isinstance(model, models.GuidedUNet):
-            return lambda step: _guided(recipe, _noisy(recipe, clean, step), step)
-        return lambda step: _noisy(recipe, clean, step)
+            return lambda number: _guided(recipe, _noisy(recipe, clean, number), number)
+        return lambda number: _noisy(recipe, clean, number)
+    pairs = [pair[None] for pair in pictures] if recipe.is_pairs else _made_pairs(recipe, pictures, state, team)
+    sampler = PairSampler(pairs, recipe.patch, size, recipe.grey, recipe.seed, recipe.mix)
+
+    def pair(number: int) -> Batch:
+        clean, degraded = (torch.from_numpy(part).permute(0, 3, 1, 2) for part in sampler(number))
+        return Batch(clean, degraded.contiguous(memory_format=torch.channels_last))
+
+    return pair
+
+
+def _made_pairs(recipe: Recipe, pictures: list[np.ndarray], state: Path, team: Team) -> list[np.ndarray]:
+    """The first process makes the pairs, the others find them made."""
+    if not team.is_first:
+        team.wait()
     pairs = make_pairs(
         pictures,
         recipe.degradation["kind"],
@@ -310,20 +369,16 @@ def _batches(
         recipe.degradation["variants"],
         recipe.seed,
         state,
-        lambda done, of: print(f"pairs: {done} of {of} variants", file=sys.stderr),
+        lambda done, of: team.is_first and print(f"pairs: {done} of {of} variants", file=sys.stderr),
     )
-    sampler = PairSampler(pairs, recipe.patch, recipe.batch, recipe.grey, recipe.seed, recipe.mix)
-
-    def pair(step: int) -> Batch:
-        clean, degraded = (torch.from_numpy(part).permute(0, 3, 1, 2) for part in sampler(step))
-        return Batch(clean, degraded.contiguous(memory_format=torch.channels_last))
-
-    return pair
+    if team.is_first:
+        team.wait()
+    return pairs
 
 
-def _guided(recipe: Recipe, batch: Batch, step: int) -> Batch:
+def _guided(recipe: Recipe, batch: Batch, number: int) -> Batch:
     """With a guide for each patch: one that fits, or none, or one of another patch, which is of no use."""
-    rng = np.random.default_rng([recipe.seed, step])
+    rng = np.random.default_rng([recipe.seed, number])
     pictures = batch.clean.permute(0, 2, 3, 1).numpy()
     guides = np.zeros((*pictures.shape[:3], 4), np.float32)
     for i, drawn in enumerate(rng.random(len(pictures))):
@@ -333,39 +388,41 @@ def _guided(recipe: Recipe, batch: Batch, step: int) -> Batch:
     return batch._replace(guide=torch.from_numpy(guides).permute(0, 3, 1, 2))
 
 
-def _sequences(
-    recipe: Recipe, pictures: list[np.ndarray], state: Path, model: nn.Module
-) -> SequenceSampler | BurstSampler:
-    """Clips or bursts whose frames the model's U-Net has restored, each by itself."""
-    asked, bursts = recipe.degradation, isinstance(model, models.BurstUNet)
+def _sequences(recipe: Recipe, pictures: list[np.ndarray], state: Path, team: Team, model: nn.Module) -> Sequences:
+    """Clips or bursts whose frames the model's U-Net has restored, each by itself; the first process makes them."""
+    asked = recipe.degradation
     alone = engine.compile(model, recipe.precision).session()
 
     def report(done: int, of: int) -> None:
         if done % 50 == 0 or done == of:
             print(f"sequences: {done} of {of}", file=sys.stderr)
 
+    if not team.is_first:
+        team.wait()
     made = make_sequences(
         pictures * asked["variants"],
         asked["kind"],
         recipe.frames,
         asked["side"],
-        bursts,
+        isinstance(model, models.BurstUNet),
         recipe.seed,
         state,
         alone.run,
         recipe.init,
         report,
     )
-    return (BurstSampler if bursts else SequenceSampler)(made, recipe.patch, recipe.batch, recipe.seed)
+    if team.is_first:
+        team.wait()
+    return made
 
 
-def _noisy(recipe: Recipe, sampler: PatchSampler, step: int) -> Batch:
+def _noisy(recipe: Recipe, sampler: PatchSampler, number: int) -> Batch:
     """Patches with white noise; grey patches get grey noise."""
-    patches, is_grey = sampler(step)
-    generator = torch.Generator().manual_seed(recipe.seed * 1_000_003 + step)
+    patches, is_grey = sampler(number)
+    generator = torch.Generator().manual_seed(recipe.seed * 1_000_003 + number)
     clean = torch.from_numpy(patches).permute(0, 3, 1, 2)
     low, high = recipe.sigma
-    sigma = low + (high - low) * torch.rand(recipe.batch, generator=generator)
+    sigma = low + (high - low) * torch.rand(sampler.batch, generator=generator)
     noise = torch.randn(clean.shape, generator=generator).contiguous(memory_format=torch.channels_last)
     grey = torch.from_numpy(np.flatnonzero(is_grey))
     noise[grey] = noise[grey, :1].expand(-1, clean.shape[1], -1, -1)

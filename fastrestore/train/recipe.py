@@ -34,11 +34,13 @@ class Recipe:
     # What the model undoes: {} is white noise, new for each patch.  Others are slower to make than a training step,
     # so pairs are made ahead: { kind = of degrade.KINDS, variants = of each picture, side = of the pairs in pixels };
     # or, for models that fuse, clips and bursts of `frames`: the kind is then of degrade.CLIPS.
+    # { kind = "pairs" } takes pairs from the folders, whose names data/folders.py knows, and makes none.
     degradation: dict[str, Any] = field(default_factory=dict)
     sigma: tuple[float, float] = (0.0, 55.0)  # white noise: its level, uniform between these, in 0-255 units
     grey: float = 0.0  # share of grey patches
     mix: float = 0.0  # share of pairs made ahead that get a rectangle of another pair
     frames: int = 0  # of a training clip or burst: moving parts of the pictures; 0: still pictures
+    footage: bool = False  # the folders hold films, and folders of frames or shots, instead of still pictures
     truncate: int = 0  # frames of a clip through which gradients go back; 0: all
     judged: int = 1  # one frame in so many is restored; the model only watches the others, which costs less
     learning_rate: float = 1e-3  # Adam's, warmed up linearly, then one cosine down to 1 % of it
@@ -60,6 +62,7 @@ class Recipe:
     # A folder of held pictures, like folders: some of them are restored at every saved state, measured, and shown in
     # the state's validation.png; "": none.
     validation: str = ""
+    tensorboard: bool = False  # losses, rates and the held pictures, for TensorBoard, in the state's tensorboard/
     licence: str = ""  # of the training data, for the card
 
     def __post_init__(self):
@@ -74,6 +77,7 @@ class Recipe:
             "fresh": self.fresh > 0,
             "judged": self.judged > 0,
             "frames": self.frames == 0 or self.frames > 1,
+            "footage": self.frames > 1 or not self.footage,
             "truncate": 0 <= self.truncate <= self.frames,
             "degradation": not self.degradation or self._degradation_fits(),
             "loss": self.losses
@@ -93,8 +97,15 @@ class Recipe:
         """The loss's parts and their weights."""
         return {self.loss: 1.0} if isinstance(self.loss, str) else self.loss
 
+    @property
+    def is_pairs(self) -> bool:
+        """Whether the folders hold degraded and clean pictures."""
+        return self.degradation.get("kind") == "pairs"
+
     def _degradation_fits(self) -> bool:
         asked = self.degradation
+        if self.is_pairs:
+            return asked.keys() == {"kind"} and not self.frames
         counts = [asked.get("variants"), asked.get("side")]
         return (
             asked.keys() == {"kind", "variants", "side"}

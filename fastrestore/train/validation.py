@@ -9,11 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from fastrestore import degrade, metrics
-from fastrestore.data import load_pictures
+from fastrestore.data import load_pairs, load_pictures
 from fastrestore.image import whole_file
 from fastrestore.train.recipe import Recipe, data_folder
 
 COUNT = 6  # pictures, the first by name
+SHEET = "validation.png"  # in the folder of the state
 SIDE = 192  # of their middles, in pixels: the time is taken from the training
 
 
@@ -30,17 +31,21 @@ class Validated:
 class Validation:
     """The middles of held pictures, degraded once as the recipe degrades, with the picture's number as their seed."""
 
-    def __init__(self, recipe: Recipe, data: Path | None, sheet: Path):
-        """sheet: the picture that shows them, written anew each time.  Raises ImageError where no picture is left."""
+    def __init__(self, recipe: Recipe, data: Path | None, state: Path):
+        """state: the folder where SHEET shows them, written anew each time.  Raises ImageError where no picture is
+        left."""
         self.sigma = sum(recipe.sigma) / 2  # white noise: the middle of the recipe's levels
-        self.sheet = sheet
-        pictures, _ = load_pictures([data_folder(recipe.validation, data)], SIDE)
+        self.sheet = state / SHEET
+        load = load_pairs if recipe.is_pairs else load_pictures
+        pictures, _ = load([data_folder(recipe.validation, data)], SIDE)
         self.pairs = [self._pair(recipe, picture, seed) for seed, picture in enumerate(pictures[:COUNT])]
 
     def _pair(self, recipe: Recipe, picture: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
-        """Degraded and clean, float32 [SIDE, SIDE, 3]."""
-        top, left = ((size - SIDE) // 2 for size in picture.shape[:2])
-        part = picture[top : top + SIDE, left : left + SIDE].astype(np.float32) / 255
+        """Degraded and clean, float32 [SIDE, SIDE, 3].  picture: uint8 [H, W, 3], or the pair [2, H, W, 3]."""
+        top, left = ((size - SIDE) // 2 for size in picture.shape[-3:-1])
+        part = picture[..., top : top + SIDE, left : left + SIDE, :].astype(np.float32) / 255
+        if recipe.is_pairs:
+            return part[0], part[1]
         if not recipe.degradation:
             return degrade.noise(part, self.sigma, seed=seed).astype(np.float32), part
         made = degrade.KINDS[recipe.degradation["kind"]](part, seed=seed)

@@ -6,6 +6,7 @@ The module is built once for every state of the sources and kept in build/emulat
 import hashlib
 import importlib.util
 import os
+import re
 import shutil
 import subprocess
 import sysconfig
@@ -15,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -29,11 +31,11 @@ RTX = {"capability": 120, "processors": 2, "shared_limit": 99 << 10}
 
 # Beside csrc/cuda: what runs a graph, and reads one from a plan file.
 CORE = (
-    "base/isa.cc", "base/json.cc", "base/safetensors.cc", "base/sha256.cc", "engine/cuda_session.cc", "engine/int8.cc",
-    "engine/picture.cc", "engine/plan_file.cc", "engine/precision.cc", "graph/graph.cc", "graph/graph_json.cc",
+    "base/isa.cc", "base/json.cc", "base/safetensors.cc", "base/sha256.cc", "engine/cuda_copies.cc",
+    "engine/cuda_program.cc", "engine/cuda_session.cc", "engine/cuda_steps.cc", "engine/int8.cc", "engine/picture.cc",
+    "engine/plan_file.cc", "engine/precision.cc", "graph/graph.cc", "graph/graph_json.cc",
     "kernels/activation/activation.cc", "kernels/activation/baseline.cc", "kernels/resize/resize.cc",
-    "kernels/conv2d_int8/conv2d_int8.cc", "kernels/resize/baseline.cc",
-    "python/bind_cuda.cc")  # fmt: skip
+    "kernels/conv2d_int8/conv2d_int8.cc", "kernels/resize/baseline.cc", "python/bind_cuda.cc")  # fmt: skip
 
 
 def sources() -> list[Path]:
@@ -51,21 +53,33 @@ def missing() -> str:
     return ""
 
 
+def headers_of(source: Path) -> set[Path]:
+    """Our own headers that a file includes, and those that they include."""
+    found, left = set(), [source]
+    while left:
+        for name in re.findall(rb'#include "(.+?)"', left.pop().read_bytes()):
+            for folder in (ROOT / "csrc", HERE):
+                header = folder / name.decode()
+                if header.exists() and header not in found:
+                    found.add(header)
+                    left.append(header)
+    return found
+
+
 def build(changed: Path | None = None) -> Path:
     """The module.  changed: stands for the file of its name in csrc/cuda."""
     import pybind11
 
     flags = ["-std=c++17", "-O1", "-fPIC", "-fvisibility=hidden", "-DFR_EMULATE", "-Wall", "-Wextra"]
     include = [ROOT / "csrc", HERE, pybind11.get_include(), sysconfig.get_paths()["include"]]
-    headers = [*(ROOT / "csrc").glob("**/*.h"), *(ROOT / "csrc" / "cuda").glob("*.cuh"), *HERE.glob("*.h")]
     common = hashlib.sha256(" ".join([*flags, pybind11.__version__, sysconfig.get_config_var("EXT_SUFFIX")]).encode())
-    for header in sorted(headers):
-        common.update(header.read_bytes())
     BUILDS.mkdir(parents=True, exist_ok=True)
 
     def compiled(source: Path) -> Path:
         content = common.copy()
         content.update(source.read_bytes())
+        for header in sorted(headers_of(source)):
+            content.update(header.read_bytes())
         target = BUILDS / f"{source.parent.name}-{source.name}-{content.hexdigest()[:16]}.o"
         if not target.exists():
             own = target.with_suffix(f".{os.getpid()}")
@@ -155,6 +169,8 @@ class Gpu:
                 spans[storage.data_ptr()] = (storage.nbytes(), copies[-1][1].data_ptr())
 
         def there(value):
+            if isinstance(value, list):
+                return [there(item) for item in value]
             if isinstance(value, HostImages):
                 return self.kernels.Images(there(value.data), value.sizes, value.pitch)
             if type(value) is int and value > 1 << 20:  # an address; sizes and counts are smaller
@@ -177,6 +193,38 @@ class Gpu:
     def images(self, tensor: Tensor, channels: int | None = None) -> HostImages:
         n, h, w, c = tensor.shape
         return HostImages(tensor.data_ptr(), [n, h, w, channels or c], list(tensor.stride()[:3]))
+
+
+class Sessions:
+    """Sessions of the emulated GPU, by way of the plan's file."""
+
+    def __init__(self, module, folder):
+        self.module, self.path = module, folder / "plan.frp"
+        Emulation(module, H100)
+        module.announce([])
+
+    def open(self, plan, precision="float32", memory=1 << 40):
+        plan.save(self.path)
+        return self.module.open_session(str(self.path), precision, memory)
+
+    def run(self, session, image, sigma=None, strength=1.0, clip=False):
+        out = np.empty_like(image)
+        report = session.run(image, out, sigma, strength, clip, None)
+        return out, report
+
+
+class GpuSessions(Sessions):
+    """The same on this machine's GPU, but for what only the emulated driver can tell."""
+
+    def __init__(self):
+        pass
+
+    @property
+    def module(self) -> ModuleType:
+        pytest.skip("this is about the emulated driver")
+
+    def open(self, plan, precision="float32", memory=1 << 40):
+        return plan.session(device="cuda", precision=precision, memory=memory)._session
 
 
 def assert_on_tensor_cores(counts: dict[str, int] | None, instruction: str = "mma", conflicts: float = 0.0) -> None:

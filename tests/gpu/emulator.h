@@ -29,6 +29,7 @@
 
 #include "base/bfloat16.h"
 #include "base/half.h"
+#include "driver.h"
 
 #define __device__
 #define __host__

@@ -1,14 +1,20 @@
 """Plans on an emulated GPU: the executor's own code, kernels and all, against the CPU's sessions."""
 
+import re
+from collections import Counter
+
 import numpy as np
 import pytest
+import test_recurrent_plans as recurrent
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 import fastrestore as fr
-from fastrestore import engine
-from fastrestore.errors import DeviceError
+from fastrestore import cli, engine
+from fastrestore import image as images
+from fastrestore.errors import DeviceError, MemoryBudgetError
+from fastrestore.ops import dispatch
 from gpu import emulated
 
 
@@ -64,29 +70,6 @@ def picture(height, width, dtype=np.float32, seed=0):
     return (values * np.iinfo(dtype).max).round().astype(dtype) if np.issubdtype(dtype, np.integer) else values
 
 
-class Sessions:
-    """Sessions of the emulated GPU, by way of the plan's file."""
-
-    def __init__(self, module, folder):
-        self.module, self.path = module, folder / "plan.frp"
-        emulated.Emulation(module, emulated.H100)
-        module.announce([])
-
-    def open(self, plan, precision="float32", memory=1 << 40):
-        plan.save(self.path)
-        return self.module.open_session(str(self.path), precision, memory)
-
-    def run(self, session, image, sigma=None, strength=1.0, clip=False):
-        out = np.empty_like(image)
-        report = session.run(image, out, sigma, strength, clip, None)
-        return out, report
-
-
-@pytest.fixture
-def sessions(module, tmp_path):
-    return Sessions(module, tmp_path)
-
-
 @pytest.mark.parametrize("name", NETWORKS)
 def test_is_the_cpus(sessions, name):
     plan, image = engine.compile(NETWORKS[name]), picture(13, 18)
@@ -129,15 +112,19 @@ PUBLISHED = {
 }
 
 
-@pytest.mark.parametrize("name", PUBLISHED)
-def test_published_networks(sessions, name):
-    """Norms, gates, means over the picture, attention between channels and within windows."""
+def randomised(name, config):
     torch.manual_seed(1)
-    model = fr.create(name, **PUBLISHED[name]).eval()
+    model = fr.create(name, **config).eval()
     for parameter in model.parameters():  # some begin at 0, and would hide what they multiply
         with torch.no_grad():
             parameter.add_(0.05 * torch.randn_like(parameter))
-    plan, image = engine.compile(model), picture(16, 16)
+    return model
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_published_networks(sessions, name):
+    """Norms, gates, means over the picture, attention between channels and within windows."""
+    plan, image = engine.compile(randomised(name, PUBLISHED[name])), picture(16, 16)
     out, _ = sessions.run(sessions.open(plan), image)
     np.testing.assert_allclose(out, plan.session().run(image, clip=False), atol=1e-4)
 
@@ -179,9 +166,137 @@ def test_not_finite_values_are_counted(sessions):
     assert report.non_finite == np.count_nonzero(~np.isfinite(out)) > 0
 
 
+def test_a_result_that_16_bits_do_not_hold_is_computed_again(sessions):
+    """float16 ends at 65504; the counted infinities stand if the memory has no room for float32."""
+    plan = engine.compile(Net(lambda x, a, b: b(4e5 * a(x)) / 4e5, conv(3, 8), conv(8, 3)))
+    image = picture(12, 14) + 1
+    session = sessions.open(plan, "float16")
+    out, report = sessions.run(session, image)
+    assert report.recomputed == report.strips == 1 and report.non_finite == 0
+    np.testing.assert_allclose(out, plan.session().run(image, clip=False), atol=2e-5)
+    again, _ = sessions.run(session, image)  # its own memory is there again
+    np.testing.assert_array_equal(again, out)
+    bounded = sessions.open(plan, "float32", 10_000)
+    needed = sessions.run(bounded, image)[1].working_bytes
+    out, report = sessions.run(sessions.open(plan, "float16", needed // 4), image)
+    assert report.recomputed == 0 and report.non_finite == np.count_nonzero(~np.isfinite(out)) > 0
+
+
+def ways(session):
+    return Counter(way for way, _ in session.steps)
+
+
 def test_the_ways_are_told(sessions):
-    ways = sessions.open(engine.compile(NETWORKS["unet"]), "bfloat16").ways
-    assert ways["conv3x3"] == 4 and ways["implicit"] == 2 and ways["concat"] == 1
+    taken = ways(sessions.open(engine.compile(NETWORKS["unet"]), "bfloat16"))
+    assert taken["conv3x3"] == 4 and taken["implicit"] == 2 and taken["concat"] == 1
+
+
+FUSED = {
+    "nafnet": (dict(width=32, encoder_blocks=(1,), middle_blocks=1, decoder_blocks=(1,)),
+               {"gated_front": 3, "gated_back": 3, "mean": 3}, "layer_norm"),
+    "restormer": (dict(width=16, blocks=(1, 1, 1, 1), refinement_blocks=1, heads=(1, 1, 2, 2)),
+                  {"folded_mix": 8, "partial_gram": 8}, "mix"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", FUSED)
+def test_blocks_are_fused(sessions, name):
+    """In 16 bits the plan shows the fusions, every node is in one step, and the result is the CPU's."""
+    config, wanted, gone = FUSED[name]
+    plan, image = engine.compile(randomised(name, config)), picture(16, 16)
+    session = sessions.open(plan, "float16")
+    taken = ways(session)
+    assert {way: taken[way] for way in wanted} == wanted and gone not in taken
+    nodes = sorted(node for _, nodes in session.steps for node in nodes)
+    assert nodes == [n for n, step in enumerate(plan.steps) if step["op"] != "input"]
+    out, _ = sessions.run(session, image)
+    exact = plan.session().run(image, clip=False)
+    error = np.sqrt(np.mean((out - exact) ** 2) / np.mean(exact**2))
+    assert error < 4e-3, f"{error:.2g}"
+    assert not any(way.startswith("gated") for way in ways(sessions.open(plan, "float32")))
+
+
+@pytest.mark.parametrize("precision", ["float32", "float16"])
+def test_states_go_from_picture_to_picture(sessions, precision):
+    """As the CPU's sessions keep them, in parts too, and to be read, replaced and forgotten."""
+    plan, images = engine.compile(recurrent.randomised(recurrent.Video())), recurrent.frames(2, 8, 38)
+    session, cpu = sessions.open(plan, precision), plan.session(threads=1)
+    atol = 2e-5 if precision == "float32" else 5e-3
+    assert [session.state(i) for i in range(4)] == [None] * 4
+    results = [sessions.run(session, image)[0] for image in images]
+    for result, image in zip(results, images, strict=True):
+        np.testing.assert_allclose(result, cpu.run(image, clip=False), atol=atol)
+    states = [session.state(i) for i in range(4)]
+    for mine, theirs in zip(states, cpu.states, strict=True):
+        np.testing.assert_allclose(mine, theirs, atol=atol)
+    if precision == "float32":  # the emulation of tensor cores takes its time
+        parted = sessions.open(plan, precision, sessions.run(session, images[0])[1].working_bytes * 9 // 10)
+        for result, image in zip(results, images, strict=True):
+            out, report = sessions.run(parted, image)
+            np.testing.assert_array_equal(out, result)
+            assert report.strips > 1
+    session.reset()
+    np.testing.assert_array_equal(sessions.run(session, images[0])[0], results[0])
+    for number, state in enumerate(states):
+        session.set_state(number, state)
+        np.testing.assert_array_equal(session.state(number), state)
+    following = sessions.run(session, images[0])[0]
+    np.testing.assert_allclose(following, cpu.run(images[0], clip=False), atol=2 * atol)
+    with pytest.raises(ValueError, match="there is no state 4"):
+        session.state(4)
+    with pytest.raises(ValueError, match="has 8 channels"):
+        session.set_state(0, np.zeros((2, 2, 3), np.float32))
+
+
+def test_what_was_before_is_moved(sessions):
+    """warp, whose flow the network finds itself."""
+    plan, images = engine.compile(recurrent.randomised(recurrent.Moving())), recurrent.frames(2, 9, 14)
+    session, cpu = sessions.open(plan), plan.session(threads=1)
+    for image in images:
+        np.testing.assert_allclose(sessions.run(session, image)[0], cpu.run(image, clip=False), atol=5e-5)
+
+
+class Emulated(emulated.Sessions):
+    """What engine.CudaSession finds in place of the core's kernels, by their names."""
+
+    class NoDevice(RuntimeError):
+        pass
+
+    def Session(self, plan, precision, memory):
+        self.path.write_bytes(engine._C.plan_bytes(plan, "{}"))
+        return self.module.open_session(str(self.path), precision or "float16", memory)
+
+
+@pytest.fixture
+def on_gpu(module, tmp_path, monkeypatch):
+    kernels = Emulated(module, tmp_path)
+    monkeypatch.setattr(dispatch, "built", lambda: True)
+    monkeypatch.setattr(dispatch, "kernels", lambda: kernels)
+    return kernels
+
+
+def test_a_restorer_on_a_gpu(on_gpu, tmp_path):
+    """A named model, a picture file and arrays, in the memory that it is given."""
+    restorer = fr.Restorer(NETWORKS["dncnn"], device="cuda", memory="1MiB")
+    assert restorer.info["device"] == "cuda" and restorer.info["precision"] == "float16"
+    image = picture(30, 34, np.uint8)
+    wanted = fr.Restorer(NETWORKS["dncnn"], precision="float32")(image)
+    assert np.abs(restorer(image).astype(int) - wanted).max() <= 1
+    np.testing.assert_array_equal(fr.Restorer(NETWORKS["dncnn"], device="cuda", memory="48KiB")(image), restorer(image))
+    images.write(tmp_path / "in.png", images.Image(image))
+    report = restorer.file(tmp_path / "in.png", tmp_path / "out.png")
+    assert report["height"] == 30
+    np.testing.assert_array_equal(images.read(tmp_path / "out.png").pixels, restorer(image))
+    with pytest.raises(MemoryBudgetError, match="too small"):
+        fr.Restorer(NETWORKS["dncnn"], device="cuda", memory="1KiB")(image)
+    with pytest.raises(ValueError, match="'tpu'"):
+        fr.Restorer(NETWORKS["dncnn"], device="tpu")
+
+
+def test_a_named_model_on_a_gpu(on_gpu):
+    restorer, image = fr.Restorer("denoise-cnn", device="cuda"), picture(20, 24, np.uint8)
+    wanted = fr.Restorer("denoise-cnn", precision="float32")(image, sigma=20.0)
+    assert np.abs(restorer(image, sigma=20.0).astype(int) - wanted).max() <= 1
 
 
 def test_without_a_gpu_the_error_says_so():
@@ -189,6 +304,19 @@ def test_without_a_gpu_the_error_says_so():
         pytest.skip("there is a GPU")
     with pytest.raises(DeviceError, match=r"no usable CUDA device|built without nvcc"):
         engine.compile(NETWORKS["dncnn"]).session(device="cuda")
+
+
+def test_the_command_line_says_so_too(tmp_path, capsys, monkeypatch):
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    monkeypatch.setattr("signal.signal", lambda *arguments: None)
+    monkeypatch.setattr("logging.disable", lambda: None)
+    images.write(tmp_path / "in.png", images.Image(picture(4, 5, np.uint8)))
+    command = ["denoise", str(tmp_path / "in.png"), "-o", str(tmp_path / "out.png"), "--device", "cuda"]
+    with pytest.raises(SystemExit) as ended:
+        cli.main(command)
+    assert ended.value.code == 3 and not (tmp_path / "out.png").exists()
+    assert re.search("no usable CUDA device|built without nvcc", capsys.readouterr().err)
 
 
 def test_devices_and_precisions_are_checked():

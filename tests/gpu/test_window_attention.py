@@ -33,8 +33,8 @@ def test_is_the_reference(machine, heads, depth, side, shift, dtype):
     error = (y.double() - exact).square().mean().sqrt() / exact.square().mean().sqrt()
     assert error < TOLERANCE[dtype], f"{error:.2g}"
     assert not padding_of(y).any()
-    if dtype != torch.float32:  # a window that fills no whole tile, or a head of 32 channels, costs some conflicts
-        assert_on_tensor_cores(counts, conflicts=0.0 if (side, depth) in ((8, 16), (8, 10), (1, 2)) else 0.12)
+    if dtype != torch.float32:
+        assert_on_tensor_cores(counts)
 
 
 def test_without_bias(machine):

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from fastrestore.train.adversarial import Critic, PatchCritic, critic_loss, generator_loss
+from fastrestore.train.team import Team
 
 
 def test_losses_by_definition():
@@ -45,7 +46,7 @@ def test_it_judges_patches():
 @pytest.mark.parametrize("relativistic", [False, True])
 def test_it_learns_to_tell_and_says_in_which_direction(loss, relativistic):
     torch.manual_seed(0)
-    critic = Critic(1, {"loss": loss, "relativistic": relativistic, "width": 8, "learning_rate": 5e-3}, "cpu")
+    critic = Critic(1, {"loss": loss, "relativistic": relativistic, "width": 8, "learning_rate": 5e-3}, Team())
     for _ in range(60):
         clean = torch.rand(4, 1, 32, 32)
         critic.learn(clean, clean.mean((2, 3), keepdim=True).expand_as(clean), 1.0)

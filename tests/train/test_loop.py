@@ -1,17 +1,22 @@
 """Training: it learns, resumes exactly, stops with a reason, and one bad picture costs nothing."""
 
 import dataclasses
+import errno
+import os
+import sys
 
 import cv2
 import numpy as np
 import pytest
 import torch
 
-from fastrestore import checkpoint, metrics
+from fastrestore import checkpoint, metrics, models
+from fastrestore.cli.report import exit_code
 from fastrestore.degrade import KINDS
 from fastrestore.errors import ImageError, ModelError
 from fastrestore.train import Recipe, train
 from fastrestore.train.loop import _learning_rate, status
+from fastrestore.train.narrow import _channels
 
 
 @pytest.fixture(autouse=True)
@@ -171,7 +176,7 @@ def test_a_nan_loss_stops_by_name_and_keeps_the_last_good_state(recipe, tmp_path
     good = (state / "state.safetensors").read_bytes()
     wild = "fastrestore.train.loop._learning_rate"
     monkeypatch.setattr(wild, lambda *_: float("nan"))
-    with pytest.raises(ModelError, match="not finite after step 8"):
+    with pytest.raises(ModelError, match="not finite at step 5: training diverged"):
         train(recipe, state)
     assert (state / "state.safetensors").read_bytes() == good
 
@@ -208,3 +213,114 @@ def test_no_picture_at_all(recipe, folder, tmp_path):
         path.unlink()
     with pytest.raises(ImageError, match="no training picture"):
         train(recipe, tmp_path / "state")
+
+
+def test_pairs_of_a_folder_are_learned_from_and_bad_ones_left_out_by_name(recipe, folder, tmp_path, capsys):
+    pairs = tmp_path / "pairs"
+    pairs.mkdir()
+    for i in range(3):
+        clean = cv2.imread(str(folder / f"{i}.png"))
+        cv2.imwrite(str(pairs / f"{i}_gt.png"), clean)
+        cv2.imwrite(str(pairs / f"{i}_blur.png"), cv2.GaussianBlur(clean, (5, 5), 1.0))
+    cv2.imwrite(str(pairs / "grey_gt.png"), np.full((30, 30), 99, np.uint8))
+    cv2.imwrite(str(pairs / "grey_blur.png"), np.full((30, 30), 98, np.uint8))
+    recipe = dataclasses.replace(
+        recipe,
+        folders=(str(pairs),),
+        config={"widths": (8, 8), "blocks": 1, "sigma": False},
+        degradation={"kind": "pairs"},
+        grey=0.0,
+    )
+    whole = weights(train(recipe, tmp_path / "whole"))
+    assert capsys.readouterr().err == ""
+    (pairs / "a_gt.png").write_bytes(b"not a picture")
+    for name, size in (
+        ("a_blur", (40, 40)),
+        ("b_gt", (40, 40)),
+        ("b_blur", (41, 40)),
+        ("c_gt", (9, 9)),
+        ("c_blur", (9, 9)),
+    ):
+        cv2.imwrite(str(pairs / f"{name}.png"), np.zeros(size, np.uint8))
+    train(recipe, tmp_path / "parts", stop_after=5)
+    assert same(whole, weights(train(recipe, tmp_path / "parts")))
+    told = capsys.readouterr().err
+    for sentence in ("a_gt.png: not a readable", "b_blur.png: not of the size of b_gt.png", "c_gt.png: smaller"):
+        assert sentence in told
+    for path in pairs.glob("*_gt.png"):
+        path.unlink()
+    with pytest.raises(ImageError, match="no training pair"):
+        train(recipe, tmp_path / "none")
+
+
+def test_a_full_disk_names_itself_and_leaves_the_last_state(recipe, tmp_path, monkeypatch):
+    state = tmp_path / "state"
+    train(recipe, state, stop_after=4)
+    good = (state / "state.safetensors").read_bytes()
+
+    def full(descriptor):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space left") as caught:
+        train(recipe, state)
+    assert exit_code(caught.value) == 4
+    assert [path.name for path in state.iterdir()] == ["state.safetensors"]
+    assert (state / "state.safetensors").read_bytes() == good
+    monkeypatch.undo()
+    assert same(weights(train(recipe, state)), weights(train(recipe, tmp_path / "whole")))
+
+
+def test_tensorboard_gets_curves_and_held_pictures(recipe, folder, tmp_path):
+    reader = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator", reason="no tensorboard")
+    held = tmp_path / "held"
+    held.mkdir()
+    cv2.imwrite(str(held / "a.png"), cv2.resize(cv2.imread(str(folder / "0.png")), (250, 240)))
+    figures = {}
+    recipe = dataclasses.replace(recipe, tensorboard=True, validation=str(held))
+    train(recipe, tmp_path / "state", stop_after=6)
+
+    def report(step, loss, rate, validated):
+        figures[step] = loss, validated.psnr
+
+    train(recipe, tmp_path / "state", report=report)
+    events = reader.EventAccumulator(str(tmp_path / "state" / "tensorboard")).Reload()
+    curve = {event.step: event.value for event in events.Scalars("loss")}
+    assert list(curve) == [4, 6, 8, 12]
+    assert curve[12] == pytest.approx(figures[12][0])
+    assert events.Scalars("held/PSNR")[-1].value == pytest.approx(figures[12][1])
+    assert events.Scalars("learning rate")[-1].value == pytest.approx(_learning_rate(recipe, 12, 1.0))
+    shown = cv2.imdecode(np.frombuffer(events.Images("held")[-1].encoded_image_string, np.uint8), cv2.IMREAD_COLOR)
+    assert np.array_equal(shown, cv2.imread(str(tmp_path / "state" / "validation.png")))
+
+
+def test_without_tensorboard_it_says_so_and_trains(recipe, tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    recipe = dataclasses.replace(recipe, tensorboard=True)
+    model = train(recipe, tmp_path / "state")
+    assert "fastrestore[train]" in capsys.readouterr().err
+    assert same(weights(model), weights(train(dataclasses.replace(recipe, tensorboard=False), tmp_path / "state")))
+
+
+def test_a_wider_autoencoder_gives_its_strongest_channels(recipe, tmp_path):
+    torch.manual_seed(0)
+    wide = models.create("autoencoder", widths=(6, 8), blocks=1)
+    with torch.no_grad():  # as a training would leave two channels of each set: never read
+        for axes in _channels(wide):
+            for name, axis in axes:
+                wide.get_parameter(name).transpose(0, axis)[[1, 4]] = 0
+    checkpoint.save(wide, tmp_path / "wide.safetensors")
+    recipe = dataclasses.replace(
+        recipe,
+        architecture="autoencoder",
+        config={"widths": (4, 6), "blocks": 1},
+        init=str(tmp_path / "wide.safetensors"),
+        steps=1,
+        learning_rate=1e-9,
+    )
+    narrow = train(recipe, tmp_path / "state")
+    x = torch.rand(1, 3, 16, 20)
+    torch.testing.assert_close(narrow(x), wide.eval()(x), atol=1e-5, rtol=0)
+    for config in ({"widths": (8, 6), "blocks": 1}, {"widths": (4, 6), "blocks": 2}):
+        with pytest.raises(ModelError, match=r"channels, the narrower|can be narrowed"):
+            train(dataclasses.replace(recipe, config=config), tmp_path / "other")

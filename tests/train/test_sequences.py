@@ -1,13 +1,15 @@
 """Training on clips: it resumes exactly, starts from a smaller model's weights, and cuts gradients where it says."""
 
+import dataclasses
+
 import cv2
 import numpy as np
 import pytest
 import torch
 
 from fastrestore import checkpoint, models
-from fastrestore.data import ClipSampler
-from fastrestore.errors import ModelError
+from fastrestore.data import ClipSampler, FootageSampler, load_footage
+from fastrestore.errors import ImageError, ModelError
 from fastrestore.train import Recipe, sequences, train
 from fastrestore.train.losses import LOSSES
 
@@ -101,3 +103,58 @@ def test_what_does_not_fit_is_refused(recipe, tmp_path):
         Recipe(name="a", architecture="fusion-unet", folders=("x",), frames=4, truncate=5)
     with pytest.raises(ModelError, match="frames"):
         Recipe(name="a", architecture="fusion-unet", folders=("x",), frames=1, truncate=1)
+
+
+def write_frames(folder, count, size=(40, 48)):
+    folder.mkdir(parents=True)
+    for i in range(count):
+        cv2.imwrite(str(folder / f"{i:03}.png"), np.full((*size, 3), 10 + 20 * i, np.uint8))
+
+
+def test_films_and_folders_of_frames_are_read_and_bad_ones_named(tmp_path):
+    write_frames(tmp_path / "clips" / "b", 6)
+    write_frames(tmp_path / "clips" / "short", 3)
+    write_frames(tmp_path / "clips" / "small", 6, (20, 48))
+    write_frames(tmp_path / "clips" / "mixed", 6)
+    cv2.imwrite(str(tmp_path / "clips" / "mixed" / "003.png"), np.zeros((40, 49, 3), np.uint8))
+    write_frames(tmp_path / "clips" / "torn", 6)
+    (tmp_path / "clips" / "torn" / "002.png").write_bytes(b"")
+    clips, skipped = load_footage([tmp_path / "clips"], 24, 4)
+    assert [clip.shape for clip in clips] == [(6, 40, 48, 3)]
+    words = ("mixed: its frames", "short: shorter than 4", "small/000.png: smaller", "torn/002.png: not a readable")
+    assert len(skipped) == len(words)
+    assert all(word in sentence for word, sentence in zip(words, skipped, strict=True))
+    with pytest.raises(ImageError, match="no training clip"):
+        load_footage([tmp_path / "clips" / "b"], 24, 4)
+    batch = FootageSampler(clips, 4, 24, 3, 0.0, (5.0, 5.0), 0)(2)
+    levels = batch.clean.mean((2, 3, 4)) * 255
+    assert np.allclose(np.diff(levels, axis=0), 20, atol=0.01)  # one frame after the other
+    assert {round(level) for level in levels[0]} <= {10, 30, 50}
+
+
+def test_a_film_is_read(tmp_path):
+    av = pytest.importorskip("av", reason="films need PyAV")
+    with av.open(str(tmp_path / "a.mkv"), "w") as container:
+        stream = container.add_stream("ffv1", rate=25)
+        stream.width, stream.height, stream.pix_fmt = 48, 40, "bgr0"
+        for i in range(6):
+            frame = av.VideoFrame.from_ndarray(np.full((40, 48, 3), 10 + 20 * i, np.uint8), format="rgb24")
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    (tmp_path / "b.mp4").write_bytes(b"no film")
+    (clip,), (sentence,) = load_footage([tmp_path], 24, 4)
+    assert clip.shape == (6, 40, 48, 3)
+    assert (clip == np.arange(10, 130, 20)[:, None, None, None]).all()
+    assert "b.mp4" in sentence
+
+
+def test_training_on_footage_resumes_exactly(recipe, tmp_path):
+    for name in "ab":
+        write_frames(tmp_path / "clips" / name, 6)
+    recipe = dataclasses.replace(recipe, folders=(str(tmp_path / "clips"),), footage=True)
+    whole = train(recipe, tmp_path / "whole").state_dict()
+    train(recipe, tmp_path / "parts", stop_after=2)
+    parts = train(recipe, tmp_path / "parts").state_dict()
+    assert all(torch.equal(value, parts[name]) for name, value in whole.items())
+    with pytest.raises(ModelError, match="footage"):
+        dataclasses.replace(recipe, frames=0, truncate=0)

@@ -24,7 +24,7 @@ struct WarpTap {
   int64_t first, second;
   float share;
 };
-static inline WarpTap warp_tap(float place, int64_t size) {
+constexpr WarpTap warp_tap(float place, int64_t size) {
   const float last = static_cast<float>(size - 1);
   place = place > 0.0f ? place : 0.0f;  // and NaN
   place = place < last ? place : last;
