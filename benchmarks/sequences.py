@@ -13,6 +13,7 @@ flow where that explains them, in squares of grey levels; of all that is explain
 import argparse
 import json
 import os
+import warnings
 from collections.abc import Callable, Iterator
 from itertools import pairwise
 from pathlib import Path
@@ -134,6 +135,7 @@ def guidance(data: Path, count: int, precision: str) -> dict[str, Any]:
         kind: lambda i, kind=kind: _guide(clean[i], kind, i) for kind in degrade.GUIDES
     }
     guides["none"] = lambda i: None
+    warnings.simplefilter("ignore")  # that a useless guide is left out
     guides["useless"] = lambda i: cv2.resize(_guide(clean[i - 1], "flash", i), clean[i].shape[1::-1])
     result: dict[str, Any] = {}
     for sigma in SIGMAS:
@@ -221,10 +223,12 @@ def record(result: dict[str, Any]) -> None:
             sets[f"bursts of {number}"] = psnr
         _record("deblur-burst", {"psnr": sets})
     if "guidance" in result:
-        rows = result["guidance"]
+        rows = {sigma: row for sigma, row in result["guidance"].items() if sigma.isdigit()}
         sets = {
-            f"CBSD68, guide: {guide}": {sigma: row[f"denoise-guided, {guide}"] for sigma, row in rows.items()}
-            for guide in (*degrade.GUIDES, "none", "useless")
+            f"{result['guidance']['clips']} of CBSD68, guide: {guide}": {
+                sigma: row[f"denoise-guided, {guide}"] for sigma, row in rows.items()
+            }
+            for guide in (*degrade.GUIDES, "none")
         }
         _record("denoise-guided", {"psnr": sets})
 

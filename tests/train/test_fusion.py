@@ -11,6 +11,7 @@ from fastrestore.errors import ModelError
 from fastrestore.train import Recipe, sequences, train
 from fastrestore.train import loop as loops
 from fastrestore.train.losses import LOSSES
+from fastrestore.train.team import Team
 
 CONFIG = {"widths": (16, 16), "blocks": 1, "sigma": False}
 
@@ -141,7 +142,7 @@ def test_guides_come_with_noise_and_some_are_missing(folder):
     pictures, _ = load_pictures([folder], 24)
     torch.manual_seed(0)
     model = models.create(asked.architecture, **asked.config)
-    batches = loops._batches(asked, pictures, folder, model)
+    batches = loops._batches(asked, pictures, folder, Team(), model)
     batch = batches(0)
     known = batch.guide[:, 3].mean((1, 2))
     assert set(known.tolist()) == {0.0, 1.0}
