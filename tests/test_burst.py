@@ -109,8 +109,9 @@ def fusing():
     torch.manual_seed(0)
     model = fr.create("burst-unet", widths=(16, 16), blocks=1, sigma=False, width=16)
     with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(torch.randn_like(parameter) * 0.3 * parameter[0].numel() ** -0.5)
+        for name, parameter in model.named_parameters():
+            if name != "fusion.own":
+                parameter.add_(torch.randn_like(parameter) * 0.3 * parameter[0].numel() ** -0.5)
     return model
 
 
