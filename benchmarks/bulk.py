@@ -1,6 +1,6 @@
 """What folders, files larger than memory and a cluster cost beside the engine on arrays in memory.
 
-    python benchmarks/bulk.py folder [--pictures 200] [--mpixel 2 24] [--rounds 4] [--threads 2] [--precision bfloat16]
+    python benchmarks/bulk.py folder [--pictures 200] [--mpixel 2 24] [--rounds 4] [--threads 2]
     python benchmarks/bulk.py stream [--side 20000] [--memory 512MiB] [--threads 2]
     python benchmarks/bulk.py ray [--pictures 32] [--mpixel 1 3] [--rounds 2]
 
@@ -106,8 +106,9 @@ def compared(
 def folder(options: argparse.Namespace, scratch: Path) -> dict[str, Any]:
     every = sizes(options.pictures, options.mpixel)
     order = np.random.default_rng(0).permutation(options.pictures)
-    parts = [[every[n] for n in part] for part in np.array_split(order, options.rounds)]
-    inputs = [(options.inputs or scratch) / f"in{n}" for n in range(options.rounds)]
+    chosen = options.only or range(options.rounds)
+    parts = [[every[n] for n in np.array_split(order, options.rounds)[k]] for k in chosen]
+    inputs = [(options.inputs or scratch) / f"in{k}" for k in chosen]
     mpixel = [fill(place, part) for place, part in zip(inputs, parts, strict=True)]
     arrays = [made(*size, seed) for seed, size in enumerate(every[:: max(1, options.pictures // SAMPLED)])]
     arguments = {"model": MODEL, "precision": options.precision, "threads": options.threads}
@@ -190,6 +191,7 @@ def main() -> None:
     parser.add_argument("--pictures", type=int, default=200)
     parser.add_argument("--mpixel", type=float, nargs=2, default=(2, 24), metavar=("FROM", "TO"))
     parser.add_argument("--rounds", type=int, default=4)
+    parser.add_argument("--only", type=int, nargs="+", help="rounds of folder, counted from 0, where all take too long")
     parser.add_argument("--side", type=int, default=20000)
     parser.add_argument("--memory", default="512MiB")
     parser.add_argument("--threads", type=int, default=2)
