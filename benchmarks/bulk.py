@@ -1,6 +1,6 @@
 """What folders, files larger than memory and a cluster cost beside the engine on arrays in memory.
 
-    python benchmarks/bulk.py folder [--pictures 200] [--mpixel 2 24] [--rounds 4] [--threads 2] [--precision bfloat16]
+    python benchmarks/bulk.py folder [--pictures 200] [--mpixel 2 24] [--rounds 4] [--threads 2]
     python benchmarks/bulk.py stream [--side 20000] [--memory 512MiB] [--threads 2]
     python benchmarks/bulk.py ray [--pictures 32] [--mpixel 1 3] [--rounds 2]
 
@@ -19,6 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -73,19 +74,41 @@ def fill(folder: Path, wanted: list[tuple[int, int]]) -> float:
     return sum(height * width for height, width in wanted) / 1e6
 
 
-def engine_rate(arrays: list[np.ndarray], restorer: fr.Restorer) -> float:
-    """Megapixels a second of the restorer on arrays."""
-    start = time.perf_counter()
+def engine_rate(arrays: list[np.ndarray], restorer: fr.Restorer) -> tuple[float, float]:
+    """Megapixels a second, and a CPU second, of the restorer on arrays."""
+    start, cpu = time.perf_counter(), time.process_time()
     for array in arrays:
         restorer(array, SIGMA)
-    return sum(array.shape[0] * array.shape[1] for array in arrays) / 1e6 / (time.perf_counter() - start)
+    mpixel = sum(array.shape[0] * array.shape[1] for array in arrays) / 1e6
+    return mpixel / (time.perf_counter() - start), mpixel / (time.process_time() - cpu)
+
+
+def compared(
+    mpixel: list[float], rates: list[tuple[float, float]], engine: list[tuple[float, float]]
+) -> dict[str, Any]:
+    """Rates of rounds, of so many megapixels, as shares of the engine's before and after each; both a second and a CPU
+    second, in which what else the machine did counts less."""
+    around = [np.mean(pair, 0) for pair in pairwise(engine)]
+    shares = np.array([np.divide(rate, other) for rate, other in zip(rates, around, strict=True)])
+    whole = [sum(mpixel) / sum(m / rate[n] for m, rate in zip(mpixel, rates, strict=True)) for n in (0, 1)]
+    return {
+        "mpixel": sum(mpixel),
+        "mpixel_per_s": whole[0],
+        "mpixel_per_cpu_s": whole[1],
+        "engine_mpixel_per_s": [rate for rate, _ in engine],
+        "engine_mpixel_per_cpu_s": [rate for _, rate in engine],
+        "share_of_engine_each": shares[:, 0].tolist(),
+        "share_of_engine": float(np.average(shares[:, 0], weights=mpixel)),
+        "share_of_engine_in_cpu_s": float(np.average(shares[:, 1], weights=mpixel)),
+    }
 
 
 def folder(options: argparse.Namespace, scratch: Path) -> dict[str, Any]:
     every = sizes(options.pictures, options.mpixel)
     order = np.random.default_rng(0).permutation(options.pictures)
-    parts = [[every[n] for n in part] for part in np.array_split(order, options.rounds)]
-    inputs = [(options.inputs or scratch) / f"in{n}" for n in range(options.rounds)]
+    chosen = options.only or range(options.rounds)
+    parts = [[every[n] for n in np.array_split(order, options.rounds)[k]] for k in chosen]
+    inputs = [(options.inputs or scratch) / f"in{k}" for k in chosen]
     mpixel = [fill(place, part) for place, part in zip(inputs, parts, strict=True)]
     arrays = [made(*size, seed) for seed, size in enumerate(every[:: max(1, options.pictures // SAMPLED)])]
     arguments = {"model": MODEL, "precision": options.precision, "threads": options.threads}
@@ -93,24 +116,16 @@ def folder(options: argparse.Namespace, scratch: Path) -> dict[str, Any]:
     engine_rate(arrays[:1], restorer)
     engine, rates, shares, watch = [engine_rate(arrays, restorer)], [], [], Watch()
     for n, part in enumerate(mpixel):
-        start = time.perf_counter()
+        start, cpu = time.perf_counter(), time.process_time()
         records = list(fr.batch(inputs[n], scratch / f"out{n}", sigma=SIGMA, **arguments))
         seconds = time.perf_counter() - start
         assert all(record["ok"] for record in records)
-        rates.append(part / seconds)
+        rates.append((part / seconds, part / (time.process_time() - cpu)))
         busy = {stage: sum(r["seconds"][stage] for r in records) for stage in records[0]["seconds"]}
         shares.append({stage: round(value / seconds, 3) for stage, value in busy.items()})
         shutil.rmtree(scratch / f"out{n}")
         engine.append(engine_rate(arrays, restorer))
-    each = [rate / ((a + b) / 2) for rate, a, b in zip(rates, engine, engine[1:], strict=False)]
-    return {
-        "mpixel": sum(mpixel),
-        "mpixel_per_s": sum(mpixel) / sum(part / rate for part, rate in zip(mpixel, rates, strict=True)),
-        "engine_mpixel_per_s": engine,
-        "share_of_engine_each": each,
-        "share_of_engine": float(np.average(each, weights=mpixel)),
-        "shares_of_time": shares,
-    } | watch.report([])
+    return compared(mpixel, rates, engine) | {"shares_of_time": shares} | watch.report([])
 
 
 def stream(options: argparse.Namespace, scratch: Path) -> dict[str, Any]:
@@ -127,12 +142,11 @@ def stream(options: argparse.Namespace, scratch: Path) -> dict[str, Any]:
     arguments = ["--source", source, "--memory", options.memory, "--threads", options.threads, "--scratch", scratch]
     command = [sys.executable, __file__, "one", "--precision", options.precision, *map(str, arguments)]
     report = json.loads(subprocess.run(command, stdout=subprocess.PIPE, check=True, text=True).stdout)
-    report = {key: report[key] for key in (*KEPT, "wall", "ready_mib", "peak_mib", "memory")}
+    report = {key: report[key] for key in (*KEPT, "wall", "cpu", "ready_mib", "peak_mib", "memory")}
     engine.append(engine_rate(array, restorer))
     mpixel = side * side / 1e6
-    rate = mpixel / report["wall"]
-    about = {"mpixel": mpixel, "mpixel_per_s": rate, "engine_mpixel_per_s": engine}
-    return about | {"share_of_engine": rate / (sum(engine) / 2)} | report | watch.report([])
+    rate = mpixel / report.pop("wall"), mpixel / report.pop("cpu")
+    return compared([mpixel], [rate], engine) | report | watch.report([])
 
 
 def one(options: argparse.Namespace, scratch: Path) -> dict[str, Any]:
@@ -140,11 +154,11 @@ def one(options: argparse.Namespace, scratch: Path) -> dict[str, Any]:
     restorer = fr.Restorer(MODEL, threads=options.threads, precision=options.precision, memory=options.memory)
     restorer(np.zeros((64, 64, 3), np.uint16), SIGMA)
     ready = resident("VmRSS")
-    start = time.perf_counter()
+    start, cpu = time.perf_counter(), time.process_time()
     report = restorer.file(options.source, scratch / "out.tif", SIGMA)
-    wall = time.perf_counter() - start
+    spent = {"wall": time.perf_counter() - start, "cpu": time.process_time() - cpu}
     kept = {key: report[key] for key in KEPT}
-    return kept | {"wall": wall, "ready_mib": ready, "peak_mib": resident("VmHWM"), "memory": options.memory}
+    return kept | spent | {"ready_mib": ready, "peak_mib": resident("VmHWM"), "memory": options.memory}
 
 
 def ray(options: argparse.Namespace, scratch: Path) -> dict[str, Any]:
@@ -177,6 +191,7 @@ def main() -> None:
     parser.add_argument("--pictures", type=int, default=200)
     parser.add_argument("--mpixel", type=float, nargs=2, default=(2, 24), metavar=("FROM", "TO"))
     parser.add_argument("--rounds", type=int, default=4)
+    parser.add_argument("--only", type=int, nargs="+", help="rounds of folder, counted from 0, where all take too long")
     parser.add_argument("--side", type=int, default=20000)
     parser.add_argument("--memory", default="512MiB")
     parser.add_argument("--threads", type=int, default=2)

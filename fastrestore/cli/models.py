@@ -8,7 +8,7 @@ import typer
 
 
 def models(as_json: Annotated[bool, typer.Option("--json", help="Print JSON, cards included.")] = False) -> None:
-    """Lists the named models with task, family, measured quality and size."""
+    """Lists the named models: task, family, input, size, and the quality that was measured."""
     import fastrestore as fr
     from fastrestore import zoo
 
@@ -16,13 +16,10 @@ def models(as_json: Annotated[bool, typer.Option("--json", help="Print JSON, car
     if as_json:
         typer.echo(json.dumps([asdict(entry) | {"path": str(entry.path)} for entry in entries], indent=2))
         return
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table("name", "task", "family", "input", "architecture", "channels", "noise level", "MB", "PSNR", box=None)
+    longest = max((len(entry.name) for entry in entries), default=0)
     for entry in entries:
-        level = "given or estimated" if entry.takes_sigma else "not needed"
-        size = f"{entry.path.stat().st_size / 1e6:.1f}"
-        row = [entry.name, entry.task, entry.family, entry.input, entry.architecture, str(entry.channels), level, size]
-        table.add_row(*row, "\n".join(zoo.quality(entry.card)))
-    Console().print(table)
+        size = f"{entry.path.stat().st_size / 1e6:.1f} MB"
+        level = ", noise level given or estimated" if entry.takes_sigma else ""
+        typer.echo(f"{entry.name:{longest}}  {entry.task}, {entry.family}, {entry.input}, {size}{level}")
+        for phrase in zoo.quality(entry.card):
+            typer.echo(f"{'':{longest}}    {phrase}")
