@@ -107,11 +107,11 @@ class Shape:
         return (self.colours + self.alpha) * self.dtype.itemsize
 
 
-def rows_memory(shape: Shape, width: int, margin: int, band: int) -> int:
+def rows_memory(shape: Shape, width: int, lead: int, band: int) -> int:
     """Bytes of the rows of a run `width` pixels wide: read ahead, in work, waiting, being decoded or encoded."""
     block, segment = shape.block[0], min(shape.segment[0], shape.height)
     ahead = max(READ_AHEAD, 2 * block) + block
-    incoming = ahead + 3 * block + margin + 3 * band  # two more blocks: the copies on the way in
+    incoming = ahead + 3 * block + lead + 3 * band  # two more blocks: the copies on the way in
     outgoing = 2 * segment + band + segment  # waiting, and the copies that are being packed
     return width * shape.pixel * (min(shape.height, incoming) + min(2 * shape.height, outgoing))
 
@@ -129,7 +129,7 @@ def columns(plan: Plan, shape: Shape, threads: int, memory: int, side: int | Non
         core = math.ceil(most / across) * step
         width = min(shape.width, core + 2 * beyond.margin + beyond.grid)
         layout = plan.layout(height, width, threads, _BOUNDLESS)
-        rows = rows_memory(shape, width, beyond.margin, layout["band"])
+        rows = rows_memory(shape, width, max(beyond.margin, layout["lead"]), layout["band"])
         try:
             if memory > rows and plan.layout(height, width, threads, memory - rows)["strips"] == 1:
                 parts = boxes(Box(0, shape.height, 0, shape.width), tallest, core)

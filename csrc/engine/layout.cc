@@ -103,9 +103,10 @@ bool may_share(const Plan& plan, size_t n) {
          (!own_channels || plan.node(n).channels == plan.step(n).pitch);
 }
 
-// The rows each node must hold when every round adds its share to each: run the schedule on counters.
-std::vector<HeldRows> held_rows(const Plan& plan, int64_t height, const std::vector<RowShare>& share) {
-  const size_t count = plan.size();
+// The rows each node must hold when every round adds its share to each: run the schedule on counters. lead: as
+// Layout's.
+std::vector<HeldRows> held_rows(const Plan& plan, int64_t height, const std::vector<RowShare>& share, int64_t* lead) {
+  const size_t count = plan.size(), output = static_cast<size_t>(plan.graph().output());
   std::vector<int64_t> rows(count, 0), before(count, 0), kept_from(count, 0);
   std::vector<HeldRows> held(count);
   for (size_t round = 0; !all_done(plan, rows, height); ++round) {
@@ -124,6 +125,7 @@ std::vector<HeldRows> held_rows(const Plan& plan, int64_t height, const std::vec
       if (plan.graph().is_result(n)) first = std::min(first, before[n]);
       held[n].all = std::max(held[n].all, rows[n] - std::min(first, before[n]));
     }
+    *lead = std::max(*lead, rows[0] - before[output]);
     for (size_t n = 0; n < count; ++n) {
       if (!rows_may_pass(plan, n)) continue;
       const int64_t first = std::clamp(first_row_kept(plan, n, rows, height), kept_from[n], rows[n]);
@@ -347,14 +349,6 @@ bool all_done(const Plan& plan, const std::vector<int64_t>& rows, int64_t height
          std::all_of(states.begin(), states.end(), [&](State state) { return done(state.next); });
 }
 
-double done_share(const Plan& plan, const std::vector<int64_t>& rows, int64_t height) {
-  if (all_done(plan, rows, height)) return 1.0;  // rows that nothing needs may be missing
-  double share = 0.0;
-  for (size_t n = 0; n < plan.size(); ++n)
-    share += static_cast<double>(rows[n]) / static_cast<double>(node_height(plan, n, height));
-  return share / static_cast<double>(plan.size());
-}
-
 int64_t state_bytes(const Plan& plan, int64_t height, int64_t width) {
   int64_t bytes = 0;
   for (const State& state : plan.graph().states()) {
@@ -396,14 +390,16 @@ Layout make_layout(const Plan& plan, int64_t height, int64_t width, int threads,
   std::vector<int64_t> bands{std::min(preferred_band(plan, preferred), layout.height)};  // the preferred first
   while (bands.back() > 1) bands.push_back(bands.back() / 2);
   std::vector<std::vector<HeldRows>> held(bands.size());  // of each band, once it is tried
+  std::vector<int64_t> leads(bands.size(), 0);
   // Strips would save nothing where images are held whole.
   const int64_t cells = plan.graph().sees_everything() ? 1 : ceil_div(layout.width, grid);
   for (int64_t count = 1;; count = std::min(cells, count + std::max<int64_t>(1, count / 8))) {
     layout.strips = make_strips(plan, layout.width, count);
     for (size_t i = 0; i < bands.size(); ++i) {
-      layout.band = bands[i];
       layout.share = shares(plan, preferred, bands[i]);
-      if (held[i].empty()) held[i] = held_rows(plan, layout.height, layout.share);
+      if (held[i].empty()) held[i] = held_rows(plan, layout.height, layout.share, &leads[i]);
+      layout.band = layout.share[0].most;
+      layout.lead = leads[i];
       layout.held = held[i];
       place_rings(plan, threads, layout);
       if (layout.arena_bytes + layout.state_bytes <= budget) return layout;

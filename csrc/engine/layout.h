@@ -39,7 +39,8 @@ struct RowShare {
 
 struct Layout {
   int64_t height = 0, width = 0;  // of the picture, padded to the plan's multiple
-  int64_t band = 0;               // input rows a step advances
+  int64_t band = 0;               // input rows that a step reads, at most
+  int64_t lead = 0;               // rows by which the input is read further than the output is written, at most
   std::vector<RowShare> share;    // of each node
   std::vector<HeldRows> held;
   std::vector<int64_t> row_bytes;       // of each node, in the widest strip
@@ -63,9 +64,6 @@ int64_t next_rows(const Plan& plan, size_t n, const std::vector<int64_t>& rows, 
 
 // Whether every row of the output and of the states' successors is complete.
 bool all_done(const Plan& plan, const std::vector<int64_t>& rows, int64_t height);
-
-// The share of all nodes' rows that is complete: 1 when all_done.
-double done_share(const Plan& plan, const std::vector<int64_t>& rows, int64_t height);
 
 // The first row of input number `which` that node n still needs when its rows [0, done) are complete.
 int64_t first_row_needed(const Plan& plan, size_t n, size_t which, int64_t done, int64_t height);

@@ -26,7 +26,7 @@ struct RunOptions {
   float strength = 1.0f;
   bool clip = true;
   void* stream = nullptr;  // on a GPU: a cudaStream_t, whose work so far is done before the picture is read
-  std::function<bool(double)> progress;  // called with the share done after each band; false cancels
+  std::function<bool(double)> progress;  // called with the share of the rows done after each band; false cancels
   // Called with each node's new rows [begin, end), of floats in a float32 plan on the CPU.
   std::function<void(size_t node, const FloatRows& rows, int64_t begin, int64_t end)> observe;
 };

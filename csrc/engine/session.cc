@@ -191,8 +191,9 @@ void Session::run_strip(const Strip& strip, const Picture& picture, const RunOpt
     report.non_finite += write_rows(strip, picture, options, written, rows[output]);
     write_states(strip, before_);
     spent_in(plan_->size());
-    const double share = (static_cast<double>(strip_number) + done_share(*plan_, rows, layout_.height)) /
-                         static_cast<double>(layout_.strips.size());
+    const double share =
+        (static_cast<double>(strip_number) + static_cast<double>(rows[output]) / static_cast<double>(layout_.height)) /
+        static_cast<double>(layout_.strips.size());
     if (options.progress && !options.progress(share)) throw Cancelled();
   }
 }

@@ -102,11 +102,12 @@ py::dict plan_layout(const Plan& plan, int64_t height, int64_t width, int thread
   }
   for (const Strip& strip : layout.strips)
     for (size_t n = 0; n < plan.size(); ++n) columns[n] += std::max<int64_t>(0, strip.columns[n].size());
-  return py::dict("height"_a = layout.height, "width"_a = layout.width, "band"_a = layout.band, "heights"_a = heights,
-                  "widths"_a = widths, "strips"_a = layout.strips.size(), "rings_bytes"_a = layout.ring_bytes,
-                  "ring_rows"_a = kept, "ring_row_bytes"_a = layout.row_bytes, "passing_rows"_a = passing,
-                  "passing_bytes"_a = layout.workspace_offset - layout.ring_bytes, "columns"_a = columns,
-                  "workspace_bytes"_a = workspace_bytes(plan), "working_bytes"_a = layout.arena_bytes);
+  return py::dict("height"_a = layout.height, "width"_a = layout.width, "band"_a = layout.band, "lead"_a = layout.lead,
+                  "heights"_a = heights, "widths"_a = widths, "strips"_a = layout.strips.size(),
+                  "rings_bytes"_a = layout.ring_bytes, "ring_rows"_a = kept, "ring_row_bytes"_a = layout.row_bytes,
+                  "passing_rows"_a = passing, "passing_bytes"_a = layout.workspace_offset - layout.ring_bytes,
+                  "columns"_a = columns, "workspace_bytes"_a = workspace_bytes(plan),
+                  "working_bytes"_a = layout.arena_bytes);
 }
 
 }  // namespace
