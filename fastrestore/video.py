@@ -8,9 +8,12 @@ that it names.
 import heapq
 import json
 import os
+import signal
+import threading
 import time
 import zlib
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from fractions import Fraction
 from itertools import pairwise
@@ -322,17 +325,18 @@ class Parts:
         """Ends the part that is being written, if there is one.  state: of the stream after its last frame."""
         if self._encoder is None:
             return
-        self._keep(self._encoder.encode(None))
-        table = np.array([(len(p.content), p.pts, p.dts, p.key) for p in self._packets], np.int64)
-        content = np.frombuffer(b"".join(p.content for p in self._packets), np.uint8)
-        path = self._part(len(self._paths))
-        with images.whole_file(path) as file:
-            file.write(save({"table": table, "content": content}))
-        self._paths.append(path)
-        self.frames += len(table)
-        with images.whole_file(self.folder / "state.safetensors") as file:
-            file.write(save({"frames": np.array(self.frames), **{f"state/{k}": v for k, v in state.items()}}))
-        self.pending, self._encoder, self._packets = 0, None, []
+        with _unbroken():
+            self._keep(self._encoder.encode(None))
+            table = np.array([(len(p.content), p.pts, p.dts, p.key) for p in self._packets], np.int64)
+            content = np.frombuffer(b"".join(p.content for p in self._packets), np.uint8)
+            path = self._part(len(self._paths))
+            with images.whole_file(path) as file:
+                file.write(save({"table": table, "content": content}))
+            self._paths.append(path)
+            self.frames += len(table)
+            with images.whole_file(self.folder / "state.safetensors") as file:
+                file.write(save({"frames": np.array(self.frames), **{f"state/{k}": v for k, v in state.items()}}))
+            self.pending, self._encoder, self._packets = 0, None, []
 
     def times(self) -> list[int]:
         """When each frame of the closed parts is shown, in order."""
@@ -376,6 +380,23 @@ class Parts:
         except (OSError, SafetensorError, KeyError) as error:
             raise ImageError(f"{images.show_name(self.folder)}: its parts cannot be read: {error}") from error
         self.state = {key.removeprefix("state/"): value for key, value in tensors.items() if key != "frames"}
+
+
+@contextmanager
+def _unbroken() -> Iterator[None]:
+    """Ctrl-C and the wish to end wait until the body is done: an encoder can be ended only once."""
+    if threading.current_thread() is not threading.main_thread():  # which alone is interrupted
+        yield
+        return
+    came: list[int] = []
+    before = {number: signal.signal(number, lambda n, _: came.append(n)) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler or signal.SIG_DFL)
+        for number in came[:1]:
+            signal.raise_signal(number)
 
 
 def _assemble(path: Path, clip: Clip, output: Output, parts: Parts) -> list[str]:

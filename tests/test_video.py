@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
 from fractions import Fraction
 
 import cv2
@@ -239,6 +240,33 @@ def test_a_run_that_was_cut_off_goes_on_to_the_same_frames(source, restorer, tmp
     assert after[1] == whole[1]
     assert all(np.array_equal(a, b) for a, b in zip(after[0], whole[0], strict=True))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out.mkv", "whole.mkv"]
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_ctrl_c_while_a_part_is_kept(source, restorer, tmp_path, monkeypatch, when):
+    """It waits: what is restored so far is whole, and what goes on from it is what an unbroken run gives."""
+    monkeypatch.setattr(video, "PART_FRAMES", 4)
+    options = {"sigma": 10, "codec": "ffv1"}
+    video.restore(restorer, source, tmp_path / "whole.mkv", **options)
+    whole_file, target = video.images.whole_file, tmp_path / "out.mkv"
+
+    @contextmanager
+    def interrupted(path):
+        part = path.name == "part-00001.safetensors"
+        if part and when == "before":
+            signal.raise_signal(signal.SIGINT)
+        with whole_file(path) as file:
+            yield file
+        if part and when == "after":
+            signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(video.images, "whole_file", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        video.restore(restorer, source, target, **options)
+    monkeypatch.setattr(video.images, "whole_file", whole_file)
+    assert len(content(video.partial(target))[0]) == 8
+    video.restore(restorer, source, target, resume=True, **options)
+    assert [f.tobytes() for f in content(target)[0]] == [f.tobytes() for f in content(tmp_path / "whole.mkv")[0]]
 
 
 def test_a_frame_of_another_size_keeps_what_came_before(restorer, tmp_path):

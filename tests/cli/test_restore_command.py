@@ -28,7 +28,7 @@ class FakeRestorer:
         if model == "none":
             raise fastrestore.ModelError("unknown model 'none'")
 
-    def file(self, source, target, sigma=None, strength=1.0, *, quality, max_pixels, progress):
+    def file(self, source, target, sigma=None, strength=1.0, *, guide, quality, max_pixels, progress):
         picture = image.read(source, max_pixels=max_pixels)
         if progress:
             progress(0.5)

@@ -41,7 +41,8 @@ def small(request):
     model = models.create(request.param, **SMALL[request.param])
     with torch.no_grad():
         for parameter in model.parameters():  # the trained ones start near the identity, which would prove little
-            parameter.copy_(torch.randn_like(parameter) * (1 / max(parameter[0].numel(), 1)) ** 0.5)
+            inputs = parameter[0].numel() if parameter.ndim else 1
+            parameter.copy_(torch.randn_like(parameter) * inputs**-0.5)
     return model.eval()
 
 
