@@ -93,19 +93,23 @@ def restore(
         state = parts.state
         try:
             for number, (pixels, frame) in enumerate(clip.frames(parts.frames), parts.frames + 1):
-                parts.write(session(pixels, sigma, strength), frame)
-                state = session.state()
-                if parts.pending == PART_FRAMES:
-                    parts.close(state)
+                restored, after = session(pixels, sigma, strength), session.state()
+                with _unbroken():  # a frame and the state after it belong together
+                    parts.write(restored, frame)
+                    state = after
+                    if parts.pending == PART_FRAMES:
+                        parts.close(state)
                 if progress:
                     progress(number, clip.count)
         except BaseException:
-            parts.close(state)
-            if parts.frames:
-                _assemble(partial(target), clip, output, parts)
+            with _unbroken():
+                parts.close(state)
+                if parts.frames:
+                    _assemble(partial(target), clip, output, parts)
             raise
-        parts.close(state)
-        notices = [*clip.notices, *output.notices, *_assemble(target, clip, output, parts)]
+        with _unbroken():  # PyAV swallows an interruption while it writes, and what it was to write
+            parts.close(state)
+            notices = [*clip.notices, *output.notices, *_assemble(target, clip, output, parts)]
     parts.remove()
     partial(target).unlink(missing_ok=True)
     return {
@@ -327,6 +331,9 @@ class Parts:
             return
         with _unbroken():
             self._keep(self._encoder.encode(None))
+            if not self._packets:  # its first frame was refused
+                self._encoder = None
+                return
             table = np.array([(len(p.content), p.pts, p.dts, p.key) for p in self._packets], np.int64)
             content = np.frombuffer(b"".join(p.content for p in self._packets), np.uint8)
             path = self._part(len(self._paths))
