@@ -7,7 +7,7 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -83,13 +83,17 @@ class Restorer:
             self._channels, self._takes_sigma = self._runner.channels, self._runner.takes_sigma
             path = f"torch, because {error}"
         self._path, self._memory, self._device = path, memory, device
-        self._fusion: engine.Plan | None = None  # of a recurrent model whose two parts are plans
-        if isinstance(module, models.RecurrentUNet) and device != "cuda":
-            self._fusion = engine.compile(module.fusion, precision)
         self._module = module
         self._precision = "float32" if precision == "auto" else precision
         self._noise_level: Callable[[np.ndarray], float] = estimate.noise_level
         self._lock = threading.RLock()
+
+    @cached_property
+    def _fusion(self) -> engine.Plan | None:
+        """Of a recurrent model whose two parts are plans; only streams and bursts need it."""
+        if not isinstance(self._module, models.RecurrentUNet) or self._device == "cuda":
+            return None
+        return engine.compile(self._module.fusion, self._precision)
 
     @property
     def info(self) -> dict[str, Any]:
@@ -508,6 +512,7 @@ class Stream(Restorer):
     """A restorer of the frames of one clip, called with one after the other; see Restorer.stream."""
 
     def __init__(self, restorer: Restorer):
+        self._fusion = restorer._fusion  # made once, for all of the restorer's streams
         vars(self).update(vars(restorer))
         self._noise_level = stream.NoiseLevel()
         if stream.is_recurrent(self._module) and self._device == "cuda":
