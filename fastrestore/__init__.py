@@ -16,7 +16,7 @@ _HOMES = {
     "load": "zoo",
     "create": "models",
     "compile": "engine",
-    "Plan": "engine",
+    "Plan": "plan",
     "tiles": "tiled",
     "FastrestoreError": "errors",
     "ImageError": "errors",

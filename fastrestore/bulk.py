@@ -22,6 +22,7 @@ from typing import Any
 from fastrestore import image as images
 from fastrestore import video, zoo
 from fastrestore.errors import FastrestoreError, ImageError, describe
+from fastrestore.files import sha256
 from fastrestore.jobs import BURST, CLIP, NAME, PICTURE, Job, find
 from fastrestore.restorer import Restorer, Stream
 
@@ -457,11 +458,3 @@ def input_hash(job: Job) -> str:
     """Of the file, or of the list of the shots' hashes."""
     each = [sha256(source) for source in job.sources]
     return each[0] if len(each) == 1 else hashlib.sha256("\n".join(each).encode()).hexdigest()
-
-
-def sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while piece := file.read(1 << 20):
-            digest.update(piece)
-    return digest.hexdigest()

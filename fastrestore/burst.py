@@ -2,17 +2,18 @@
 
 import zlib
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
-import torch
-from torch import nn
 
 from fastrestore import align
-from fastrestore.engine import Session, parse_memory
 from fastrestore.errors import ImageError, MemoryBudgetError
+from fastrestore.plan import Session, parse_memory
 from fastrestore.tiled import Tile, tiles
+
+if TYPE_CHECKING:
+    from torch import nn
 
 MOST = 16  # shots
 BYTES_KEPT = 32  # of a shot, for each pixel: as it came and restored, in float32, and its flow
@@ -79,7 +80,7 @@ class BurstRunner:
     Each shot is restored by itself as it comes; the fusion runs over PyTorch in tiles.
     """
 
-    def __init__(self, fusion: nn.Module, alone: Session, memory: int | str | None = None):
+    def __init__(self, fusion: "nn.Module", alone: Session, memory: int | str | None = None):
         """alone: restores one shot."""
         self._fusion, self._alone, self._memory = fusion.eval(), alone, parse_memory(memory)
         self._shots: list[tuple[np.ndarray, np.ndarray]] = []  # as they came, and restored
@@ -138,6 +139,8 @@ class BurstRunner:
         tile: Tile,
     ) -> np.ndarray:
         """The core of a tile."""
+        import torch  # here: who chooses shots does without
+
         corner = tuple(part.start for part in tile.read)
         here = [part[tile.read] for part in reference]
         known = np.ones((*here[0].shape[:2], 1), np.float32)

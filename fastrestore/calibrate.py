@@ -14,9 +14,9 @@ from typing import Any
 
 import numpy as np
 
+from fastrestore.core import _C
 from fastrestore.estimate import noise_level
 from fastrestore.image import convert
-from fastrestore.ops import _C
 
 RANGES = ("mse", "percentile")
 TARGET = 49.0  # dB, against a peak of 1: costs a denoiser that reaches 31 dB about 0.07

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from fastrestore import models
 from fastrestore.errors import ModelError
-from fastrestore.image import whole_file
+from fastrestore.files import whole_file
 
 FORMAT = 1
 MAX_HEADER = 16 * 2**20  # bytes

@@ -26,10 +26,10 @@ from fastrestore.bulk import (
     is_done,
     model_hash,
     restore_file,
-    sha256,
     timed,
 )
 from fastrestore.errors import FastrestoreError, ImageError, MissingDependency, ModelError
+from fastrestore.files import sha256
 from fastrestore.flow import Meter, Part
 from fastrestore.jobs import KINDS, PICTURE, Job
 from fastrestore.pieces import How

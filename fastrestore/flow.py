@@ -15,8 +15,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from fastrestore.engine import Plan, Session
 from fastrestore.errors import MemoryBudgetError
+from fastrestore.plan import Plan, Session
 
 READ_AHEAD = 64  # rows, at least
 _BOUNDLESS = 1 << 61  # bytes

@@ -6,11 +6,10 @@ before anything is decoded.  Results appear whole or not at all, and what cannot
 
 import io
 import os
-import secrets
 import stat
 import struct
 import zlib
-from contextlib import closing, suppress
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -24,6 +23,7 @@ from PIL.WebPImagePlugin import WebPImageFile
 
 from fastrestore import png, raw, tiff, tiffwriter
 from fastrestore.errors import FastrestoreError, ImageError, show_name
+from fastrestore.files import whole_file
 
 MAX_PIXELS = 200_000_000
 MAX_METADATA = 16 << 20  # bytes of text, profile and other chunks
@@ -149,45 +149,6 @@ def format_of(path: str | os.PathLike) -> str:
     if suffix not in SUFFIXES:
         raise ImageError(f"{show_name(path)}: no picture format has the suffix {suffix!r}: {', '.join(SUFFIXES)} do")
     return SUFFIXES[suffix]
-
-
-class whole_file:
-    """Context: a temporary file beside path, open for reading and writing, that takes path's place at the end.
-
-    On any exception, Ctrl-C included, it is removed and path stays as it was.
-    """
-
-    def __init__(self, path: Path):
-        self.path = path
-        self.temporary = path.with_name(f".fastrestore-{secrets.token_hex(8)}.part")
-
-    def __enter__(self) -> BinaryIO:
-        self.file = open(self.temporary, "x+b")
-        return self.file
-
-    def __exit__(self, kind, error, trace) -> None:
-        try:
-            if kind is None:
-                self.file.flush()
-                os.fsync(self.file.fileno())
-                self.file.close()
-                os.replace(self.temporary, self.path)
-                _sync_folder(self.path.parent)
-        finally:
-            with suppress(OSError):
-                self.file.close()
-            with suppress(FileNotFoundError):
-                os.unlink(self.temporary)
-
-
-def _sync_folder(folder: Path) -> None:
-    if os.name == "nt":
-        return  # folders cannot be opened there
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def open_file(source: str | os.PathLike | bytes) -> BinaryIO:

@@ -23,10 +23,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fastrestore.core import _C
 from fastrestore.errors import UnsupportedOperator
 from fastrestore.lower_ops import HANDLERS
 from fastrestore.lower_values import CONVOLUTIONS, Last, Record, Sigma, View, array, image
-from fastrestore.ops import _C
 
 BORDERS = {"replicate": "clamp", "reflect": "reflect", "zero": "zero"}  # a module's `pads_with` as the graph names it
 

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 
 from fastrestore import sinks
-from fastrestore.engine import Session
 from fastrestore.errors import ImageError, MemoryBudgetError
 from fastrestore.flow import Box, Emit, Flow, Meter, Part, Reach, Shape, boxes, columns, reach
+from fastrestore.plan import Session
 from fastrestore.sources import Source
 from fastrestore.tiled import TiledModel
 

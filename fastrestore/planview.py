@@ -8,8 +8,8 @@ from xml.sax.saxutils import escape
 
 import numpy as np
 
-from fastrestore.engine import Plan
-from fastrestore.ops import _C
+from fastrestore.core import _C
+from fastrestore.plan import Plan
 
 MEASURED_RUNS = 3
 # Products of a direct convolution that a kernel makes in the time of one float32 multiply-add, by parts of its name.

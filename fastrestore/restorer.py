@@ -1,27 +1,35 @@
-"""Any picture in, the same kind out: the model, the noise level and the machine's path are chosen here."""
+"""Any picture in, the same kind out: the model, the noise level and the machine's path are chosen here.
+
+torch is imported where a network has to be compiled or run by it; a picture's way through a plan that is at hand
+(plancache.py) does without.
+"""
+
+from __future__ import annotations
 
 import copy
 import math
 import os
+import sys
 import threading
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from PIL import Image as PilImage
-from torch import Tensor, nn
 
-from fastrestore import align, burst, dicom, engine, estimate, geo, models, pieces, sinks, sources, stream, zoo
+from fastrestore import align, burst, dicom, estimate, geo, pieces, plancache, sinks, sources, zoo
 from fastrestore import image as images
 from fastrestore.errors import DeviceError, ImageError, UnsupportedOperator
 from fastrestore.guide import GuidedRunner
-from fastrestore.models import guided_unet
+from fastrestore.plan import Plan, Session, parse_memory
 from fastrestore.tiled import TiledModel
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
 Progress = Callable[[float], object]
 
@@ -52,45 +60,65 @@ class Restorer:
         memory: int | str | None = None,
         threads: int | None = None,
     ):
-        engine.parse_memory(memory)
+        parse_memory(memory)
         if device not in ("auto", "cpu", "cuda"):
             raise ValueError(f"device must be auto, cpu or cuda, got {device!r}")
         if threads is not None and threads < 1:
             raise ValueError(f"threads must be 1 or more, got {threads}")
-        module: nn.Module | None = None
-        if isinstance(model, nn.Module):
-            self.name, module = type(model).__name__, model
-        else:
-            self.name = os.fspath(model) if model is not None else zoo.default(task)
-            if not self.name.endswith(".frp"):
-                module = zoo.load(model if model is not None else self.name)
+        self._model = zoo.default(task) if model is None else model
+        self.name = type(model).__name__ if _is_of_torch(model, "nn", "Module") else os.fspath(self._model)
+        self._memory, self._device = memory, device
+        self._precision = "float32" if precision == "auto" else precision
         try:
-            whole = guided_unet.Guided(module) if isinstance(module, models.GuidedUNet) else module
+            plan = self._plan()
             if device == "cuda":  # a plan's own precision is the CPU's
-                plan = engine.Plan.load(self.name) if module is None else engine.compile(whole)
                 wanted = None if precision == "auto" else precision
                 self._runner = plan.session("cuda", memory=memory, precision=wanted)
             else:
-                plan = engine.Plan.load(self.name) if module is None else engine.compile(whole, precision)
                 if precision not in ("auto", plan.precision):
                     raise ValueError(f"{self.name} was compiled for {plan.precision}, not for {precision}")
                 self._runner = plan.session(device="cpu", threads=threads, memory=memory)
-            self._channels, self._takes_sigma, path = plan.channels, plan.takes_sigma, "plan"
+            self._path, self._takes_guide = "plan", plan.takes_guide
+            self._channels, self._takes_sigma = plan.channels, plan.takes_sigma
         except UnsupportedOperator as error:
+            import torch
+
             if device == "cuda" and not torch.cuda.is_available():
                 raise DeviceError("no usable CUDA device for torch, and no plan can be made: " + str(error)) from None
-            self._runner = TiledModel(module, memory, "cuda" if device == "cuda" else "cpu")
+            self._runner = TiledModel(self._module, memory, "cuda" if device == "cuda" else "cpu")
+            self._path, self._takes_guide = f"torch, because {error}", False
             self._channels, self._takes_sigma = self._runner.channels, self._runner.takes_sigma
-            path = f"torch, because {error}"
-        self._path, self._memory, self._device = path, memory, device
-        self._module = module
-        self._precision = "float32" if precision == "auto" else precision
         self._noise_level: Callable[[np.ndarray], float] = estimate.noise_level
         self._lock = threading.RLock()
 
+    def _plan(self) -> Plan:
+        """The model's plan: its file's, or one that is kept, or one that is compiled now.  Raises UnsupportedOperator
+        where none can be made."""
+        if self.name.endswith(".frp"):
+            return Plan.load(self.name)
+
+        def compiled() -> Plan:
+            from fastrestore import engine
+
+            return engine.compile(self._module, "float32" if self._device == "cuda" else self._precision)
+
+        path = zoo.path_of(self._model) if isinstance(self._model, str | os.PathLike) else None
+        if self._device == "cuda" or path is None or path.suffix in zoo.FOREIGN:
+            return compiled()
+        return plancache.plan_of(path, self._precision, compiled)
+
     @cached_property
-    def _fusion(self) -> engine.Plan | None:
+    def _module(self) -> nn.Module | None:
+        """The network, loaded when it is first asked for; None for a plan file."""
+        if not isinstance(self._model, str | os.PathLike):
+            return self._model
+        return None if self.name.endswith(".frp") else zoo.load(self._model)
+
+    @cached_property
+    def _fusion(self) -> Plan | None:
         """Of a recurrent model whose two parts are plans; only streams and bursts need it."""
+        from fastrestore import engine, models
+
         if not isinstance(self._module, models.RecurrentUNet) or self._device == "cuda":
             return None
         return engine.compile(self._module.fusion, self._precision)
@@ -102,7 +130,7 @@ class Restorer:
         latency: how many frames of a stream must have come after one before its result does.
         """
         about = {"model": self.name, "channels": self._channels, "takes_sigma": self._takes_sigma, "latency": 0}
-        about["takes_guide"] = isinstance(self._module, models.GuidedUNet)
+        about["takes_guide"] = self._takes_guide
         return about | {"path": self._path} | self._runner.info
 
     def __call__(
@@ -137,7 +165,7 @@ class Restorer:
                 warnings.warn(sentence, stacklevel=2)
             return restored
         self._check(sigma, strength)
-        if isinstance(image, Tensor):
+        if _is_of_torch(image, "Tensor"):
             return self._tensor(image, sigma, strength, clip, progress)
         if isinstance(image, PilImage.Image):
             return self._pil(image, sigma, strength, clip, progress)
@@ -145,9 +173,9 @@ class Restorer:
             return self._array(image, sigma, strength, clip, progress)
         raise ImageError(f"a picture must be an ndarray, a PIL image or a tensor, got {type(image).__name__}")
 
-    def _with_guide(self, guide: np.ndarray | PilImage.Image | Tensor) -> "Restorer":
+    def _with_guide(self, guide: np.ndarray | PilImage.Image | Tensor) -> Restorer:
         """This restorer for pictures that have a guide.  Raises ValueError for a model that takes none."""
-        if not self.info["takes_guide"]:
+        if not self._takes_guide:
             raise ValueError(f"{self.name} takes no guide")
         guided = copy.copy(self)
         guided._runner = GuidedRunner(self._runner, _colours(guide))
@@ -242,12 +270,16 @@ class Restorer:
     @property
     def takes_bursts(self) -> bool:
         """Whether the model makes one picture of several shots."""
+        from fastrestore import models, stream
+
         return isinstance(self._module, models.BurstUNet) or stream.is_recurrent(self._module)
 
     def _burst(
         self, shots: Sequence[Any], sigma: float | None, strength: float, clip: bool, reference: int | None
     ) -> tuple[Any, int, list[str]]:
         """The restored picture, the index of the reference, and a sentence for each shot that is left out."""
+        from fastrestore import models
+
         if not self.takes_bursts:
             raise ValueError(f"{self.name} restores single pictures: a burst needs a model for bursts")
         outlines = [align.outline(_colours(shot)) for shot in shots]
@@ -383,9 +415,9 @@ class Restorer:
         self, source: sources.Source, segment: tuple[int, int], how: pieces.How, part_bytes: int | None = None
     ) -> pieces.Pieces:
         """A picture's parts, for a result of these segments; see pieces.Pieces."""
-        if isinstance(self._runner, engine.Session):  # gives back its working memory: the budget holds for all
+        if isinstance(self._runner, Session):  # gives back its working memory: the budget holds for all
             self._runner = self._runner.again(self._memory)
-        memory = engine.parse_memory(self._memory)
+        memory = parse_memory(self._memory)
         return pieces.Pieces(self._runner, self._window(how), source, segment, memory, how, part_bytes)
 
     def _window(self, how: pieces.How) -> pieces.Window:
@@ -491,6 +523,8 @@ class Restorer:
         return out
 
     def _tensor(self, x: Tensor, sigma: float | None, strength: float, clip: bool, progress: Progress | None) -> Tensor:
+        import torch
+
         if x.ndim != 4 or x.shape[1] not in (1, 2, 3, 4):
             raise ImageError(f"a tensor must be [N, C, H, W] with C from 1 to 4, got {list(x.shape)}")
         if not (x.is_floating_point() or x.dtype == torch.uint8):
@@ -512,6 +546,8 @@ class Stream(Restorer):
     """A restorer of the frames of one clip, called with one after the other; see Restorer.stream."""
 
     def __init__(self, restorer: Restorer):
+        from fastrestore import stream
+
         self._fusion = restorer._fusion  # made once, for all of the restorer's streams
         vars(self).update(vars(restorer))
         self._noise_level = stream.NoiseLevel()
@@ -535,11 +571,15 @@ class Stream(Restorer):
 
     def state(self) -> dict[str, np.ndarray]:
         """What goes from frame to frame, by name; a stream that resumes with it goes on to the same bits."""
+        from fastrestore import stream
+
         arrays = {"noise": self._noise_level.array()}
         return arrays | self._runner.arrays() if stream.is_recurrent(self._module) else arrays
 
     def resume(self, state: Mapping[str, np.ndarray]) -> None:
         """Goes on from the state of a stream through the same model."""
+        from fastrestore import stream
+
         self._noise_level.resume(state["noise"])
         if stream.is_recurrent(self._module):
             self._runner.resume(state)
@@ -570,6 +610,14 @@ def _named(model: str | None, task: str, device: str, precision: str, memory: in
     return Restorer(model, task, device, precision, memory)
 
 
+def _is_of_torch(value: Any, *name: str) -> bool:
+    """Whether a value is of this class of torch: never where nobody has imported torch, which this does not do."""
+    kind = sys.modules.get("torch")
+    for part in name:
+        kind = getattr(kind, part, None)
+    return kind is not None and isinstance(value, kind)
+
+
 def _check_array(array: np.ndarray, clip: bool) -> None:
     """Raises ImageError for an array that is no picture."""
     what = f"{array.dtype} {list(array.shape)}"
@@ -592,11 +640,11 @@ def _colours(image: np.ndarray | PilImage.Image | Tensor) -> np.ndarray:
     """A picture's colours as an array [H, W, 1 or 3].  Raises ImageError for what is no picture."""
     if isinstance(image, PilImage.Image):
         image = np.asarray(image)
-    elif isinstance(image, Tensor):
+    elif _is_of_torch(image, "Tensor"):
         if image.ndim != 4 or image.shape[0] != 1:
             raise ImageError(f"a shot must be one picture [1, C, H, W], got {list(image.shape)}")
         image = image[0].detach().cpu().permute(1, 2, 0)
-        image = (image.float() if image.dtype == torch.bfloat16 else image).numpy()
+        image = (image.float() if str(image.dtype) == "torch.bfloat16" else image).numpy()
     elif not isinstance(image, np.ndarray):
         raise ImageError(f"a picture must be an ndarray, a PIL image or a tensor, got {type(image).__name__}")
     _check_array(image, clip=False)

@@ -13,9 +13,9 @@ import torch
 from torch import nn
 
 from fastrestore import align, estimate
-from fastrestore.engine import Plan, Session, parse_memory
 from fastrestore.errors import ImageError, MemoryBudgetError
 from fastrestore.layers import State, carried
+from fastrestore.plan import Plan, Session, parse_memory
 from fastrestore.tiled import Tile, tiles
 
 BYTES_PER_PIXEL = 640  # of a tile while a step runs; measured 475 to 561 with widths of 64, 96, 144

@@ -5,14 +5,15 @@ Plans do their own tiling in C++; this is for modules that no plan covers.
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
-from torch import Tensor, nn
 
-from fastrestore.engine import parse_memory
 from fastrestore.errors import MemoryBudgetError
+from fastrestore.plan import parse_memory
+
+if TYPE_CHECKING:
+    from torch import nn
 
 BYTES_PER_PIXEL = 2048  # of a tile while a network of some 64 channels runs: four float32 maps of them
 
@@ -80,7 +81,7 @@ class TiledModel:
     depend on the size of what they are given.
     """
 
-    def __init__(self, module: nn.Module, memory: int | str | None = None, device: str = "cpu"):
+    def __init__(self, module: "nn.Module", memory: int | str | None = None, device: str = "cpu"):
         self.module = module.eval().to(device)
         self.memory, self.device = memory, device
         self.halo: int | None = getattr(module, "halo", None)
@@ -116,13 +117,15 @@ class TiledModel:
         return out
 
     def _restore(self, pixels: np.ndarray, sigma: float | None, strength: float, clip: bool) -> np.ndarray:
+        import torch  # here: tiles() and plans do without
+
         peak = np.iinfo(pixels.dtype).max if pixels.dtype.kind == "u" else None
         source = pixels.astype(np.float32)
         if peak:
             source /= peak
         x = torch.from_numpy(source).permute(2, 0, 1)[None].expand(-1, self.channels, -1, -1).to(self.device)
         with torch.inference_mode():
-            y: Tensor = self.module(x, sigma) if self.takes_sigma else self.module(x)
+            y = self.module(x, sigma) if self.takes_sigma else self.module(x)
         restored = y[0].permute(1, 2, 0).float().cpu().numpy()
         if pixels.shape[2] == 1:
             restored = restored.mean(2, keepdims=True)

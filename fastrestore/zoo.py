@@ -1,14 +1,17 @@
-"""The named models: the files that ship in fastrestore/weights, each with its card inside."""
+"""The named models: the files that ship in fastrestore/weights, each with its card inside.
+
+Names and files are found without torch; what reads a file imports it.
+"""
 
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from torch import nn
-
-from fastrestore import checkpoint, foreign, models
 from fastrestore.errors import ModelError
+
+if TYPE_CHECKING:
+    from torch import nn
 
 WEIGHTS = Path(__file__).parent / "weights"
 FOREIGN = (".pth", ".pt", ".ckpt")  # suffixes of others' model files
@@ -64,9 +67,7 @@ def names() -> list[str]:
 
 def find(name: str) -> Entry:
     """The entry of a name.  Raises ModelError, with the known names, for another."""
-    if name not in names():
-        raise ModelError(f"unknown model {name!r:.100}: known are {', '.join(names()) or 'none'}")
-    return _entry(WEIGHTS / f"{name}.safetensors")
+    return _entry(_file_of(name))
 
 
 def quality(card: dict[str, Any]) -> list[str]:
@@ -95,15 +96,17 @@ def path_of(name_or_path: str | os.PathLike) -> Path:
         raise ModelError(f"{text}: is a plan, not a model file: fastrestore.Plan.load reads it")
     if not isinstance(name_or_path, str) or text.endswith((".safetensors", *FOREIGN)) or "/" in text or os.sep in text:
         return Path(text)
-    return find(text).path
+    return _file_of(text)
 
 
-def load(name_or_path: str | os.PathLike) -> nn.Module:
+def load(name_or_path: str | os.PathLike) -> "nn.Module":
     """A named model, or the model of a file, in evaluation mode on the CPU.
 
     The argument is path_of's.  A .safetensors file is one of ours; .pth, .pt and .ckpt files are foreign.load's.
     Raises ModelError for an unknown name or a refused file, MissingDependency where a foreign one needs spandrel.
     """
+    from fastrestore import checkpoint, foreign
+
     path = path_of(name_or_path)
     return foreign.load(path) if path.suffix in FOREIGN else checkpoint.load(path)
 
@@ -119,7 +122,15 @@ def default(task: str, input: str = "image") -> str:
     return OTHERS.get((task, input), DEFAULTS[task])
 
 
+def _file_of(name: str) -> Path:
+    if name not in names():
+        raise ModelError(f"unknown model {name!r:.100}: known are {', '.join(names()) or 'none'}")
+    return WEIGHTS / f"{name}.safetensors"
+
+
 def _entry(path: Path) -> Entry:
+    from fastrestore import checkpoint, models
+
     described = checkpoint.describe(path)
     kind = models.MODELS.get(described.architecture)
     card = described.card

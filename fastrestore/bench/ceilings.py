@@ -8,7 +8,7 @@ import torch
 
 from fastrestore import engine
 from fastrestore.bench.machine import last_level_cache
-from fastrestore.ops import _C
+from fastrestore.core import _C
 
 # A convolution by Winograd's way, 6 x 6 results at a time, multiplies 324 / 64 times less than it is counted to; no way
 # in use for pictures saves more.

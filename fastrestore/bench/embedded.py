@@ -9,7 +9,7 @@ import numpy as np
 
 from fastrestore.bench.contest import WrongAnswer
 from fastrestore.bench.machine import ROOT
-from fastrestore.engine import Plan
+from fastrestore.plan import Plan
 
 FROM_C = "fastrestore, from C"
 

@@ -33,7 +33,7 @@ from fastrestore.data import (
 )
 from fastrestore.data.sequences import Sequences
 from fastrestore.errors import ModelError
-from fastrestore.image import whole_file
+from fastrestore.files import whole_file
 from fastrestore.models.autoencoder import Autoencoder
 from fastrestore.train import sequences
 from fastrestore.train.adversarial import Critic

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from fastrestore import degrade, metrics
 from fastrestore.data import load_pairs, load_pictures
-from fastrestore.image import whole_file
+from fastrestore.files import whole_file
 from fastrestore.train.recipe import Recipe, data_folder
 
 COUNT = 6  # pictures, the first by name
