@@ -19,6 +19,12 @@ def pytest_addoption(parser):
     )
 
 
+@pytest.fixture(scope="session", autouse=True)
+def kept_plans(tmp_path_factory) -> None:
+    """The tests, and the processes that they start, keep their compiled plans away from the user's."""
+    os.environ["FASTRESTORE_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+
+
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
     """The folder of public test images and weights: FASTRESTORE_DATA, or ../shared/data beside the checkout."""

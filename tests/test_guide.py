@@ -6,6 +6,7 @@ import pytest
 import torch
 from PIL import Image as PilImage
 from test_burst import run
+from torch import nn
 
 import fastrestore as fr
 from fastrestore import checkpoint, degrade, image, models
@@ -66,6 +67,46 @@ def test_a_guide_is_of_one_picture(restorer):
     guided = restorer(picture, sigma=20, guide=guide)
     assert not np.array_equal(before, guided)
     assert np.array_equal(before, restorer(picture, sigma=20))
+
+
+def test_a_session_takes_a_guide(model, restorer, tmp_path):
+    picture, guide = pictures()
+    fr.compile(model).save(tmp_path / "m.frp")
+    plan = fr.Plan.load(tmp_path / "m.frp")
+    assert plan.takes_guide
+    session = plan.session(threads=1)
+    alone = restorer(picture, sigma=20)
+    np.testing.assert_array_equal(session.run(picture, sigma=20), alone)
+    for other in (guide, guide.astype(np.uint16) * 257, np.ascontiguousarray(guide[..., :1])):
+        expected = restorer(picture, sigma=20, guide=other)
+        np.testing.assert_array_equal(session.run(picture, sigma=20, guide=other), expected)
+        assert not np.array_equal(expected, alone)
+    np.testing.assert_array_equal(session.run(picture, sigma=20), alone)  # a guide is of one run
+    np.testing.assert_array_equal(fr.Restorer(tmp_path / "m.frp")(picture, sigma=20, guide=other), expected)
+
+
+def test_a_session_refuses_a_guide_that_does_not_fit(model):
+    picture, guide = pictures()
+    session = fr.compile(model).session(threads=1)
+    with pytest.raises(fr.ImageError, match="a guide of 52 x 30 pixels for a picture of 52 x 37"):
+        session.run(picture, sigma=20, guide=guide[:30])
+    for wrong in (guide[..., 0], guide[..., :2], guide.astype(np.int32)):
+        with pytest.raises(ValueError, match="a guide must be"):
+            session.run(picture, sigma=20, guide=wrong)
+    for other in (fr.create("unet", widths=(16, 16), blocks=1), Echo()):
+        plan = fr.compile(other, card={"guide": 4})
+        assert not plan.takes_guide
+        with pytest.raises(ValueError, match="takes no guide"):
+            plan.session(threads=1).run(picture, sigma=20 if plan.takes_sigma else None, guide=guide)
+
+
+class Echo(nn.Module):
+    """A recurrent module: its state is the picture before."""
+
+    states = ((3, 1),)
+
+    def forward(self, x, before):
+        return 0.5 * (x + before), x
 
 
 def test_kinds_of_guides(restorer):

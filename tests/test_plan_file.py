@@ -5,6 +5,8 @@ import json
 import os
 import pickle
 import struct
+import subprocess
+import sys
 import time
 
 import numpy as np
@@ -58,6 +60,25 @@ def test_the_same_bits_after_saving(name, precision, tmp_path):
     loaded.save(tmp_path / "again.frp")
     assert (tmp_path / "again.frp").read_bytes() == path.read_bytes()
     assert sorted(tmp_path.iterdir()) == sorted([path, tmp_path / "again.frp"])
+
+
+def test_a_saved_plan_runs_without_torch(tmp_path):
+    """Nor does it import anything else beside numpy."""
+    plan = engine.compile(small_model("unet"))
+    plan.save(tmp_path / "m.frp")
+    script = f"""
+import sys
+for name in ("torch", "cv2", "PIL", "tifffile", "safetensors"):
+    sys.modules[name] = None
+import numpy as np
+import fastrestore as fr
+image = np.random.default_rng(0).random((29, 35, 3), dtype=np.float32)
+session = fr.Plan.load({str(tmp_path / "m.frp")!r}).session(threads=1)
+np.save({str(tmp_path / "out.npy")!r}, session.run(image, sigma=20.0, clip=False))
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+    np.testing.assert_array_equal(np.load(tmp_path / "out.npy"), run(plan))
 
 
 class EveryConvolution(nn.Module):
