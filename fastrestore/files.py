@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all, and their checksums."""
+"""Files that appear whole or not at all, and what tells whether one has changed."""
 
 import hashlib
 import os
@@ -45,6 +45,15 @@ def _sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def stamp(path: str | os.PathLike) -> tuple[int, ...] | None:
+    """What changes with a file's content and with its place; None where there is none."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
 
 
 def sha256(path: str | os.PathLike) -> str:

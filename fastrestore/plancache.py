@@ -61,7 +61,7 @@ def _key(model: Path, precision: str) -> str | None:
         if not stat.S_ISREG(status.st_mode) or status.st_size > MOST_BYTES:
             return None
         core = os.stat(_C.__file__)
-        parts = (sha256(model), precision, _code(), str(core.st_size), str(core.st_mtime_ns))
+        parts = sha256(model), precision, _code(), str(core.st_size), str(core.st_mtime_ns)
     except (OSError, ValueError):  # ValueError: something that is no package poses as torch
         return None
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()

@@ -21,9 +21,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image as PilImage
 
-from fastrestore import align, burst, dicom, estimate, geo, pieces, plancache, sinks, sources, zoo
+from fastrestore import align, burst, dicom, estimate, files, geo, pieces, plancache, sinks, sources, zoo
 from fastrestore import image as images
-from fastrestore.errors import DeviceError, ImageError, UnsupportedOperator
+from fastrestore.errors import DeviceError, ImageError, ModelError, UnsupportedOperator
 from fastrestore.guide import GuidedRunner
 from fastrestore.plan import Plan, Session, parse_memory
 from fastrestore.tiled import TiledModel
@@ -69,6 +69,7 @@ class Restorer:
         self.name = type(model).__name__ if _is_of_torch(model, "nn", "Module") else os.fspath(self._model)
         self._memory, self._device = memory, device
         self._precision = "float32" if precision == "auto" else precision
+        self._stamp: tuple[int, ...] | None = None  # of the model file whose plan may have been kept
         try:
             plan = self._plan()
             if device == "cuda":  # a plan's own precision is the CPU's
@@ -105,14 +106,22 @@ class Restorer:
         path = zoo.path_of(self._model) if isinstance(self._model, str | os.PathLike) else None
         if self._device == "cuda" or path is None or path.suffix in zoo.FOREIGN:
             return compiled()
+        self._stamp = files.stamp(path)
         return plancache.plan_of(path, self._precision, compiled)
 
     @cached_property
     def _module(self) -> nn.Module | None:
-        """The network, loaded when it is first asked for; None for a plan file."""
+        """The network, loaded when it is first asked for; None for a plan file.
+
+        Raises what zoo.load does, and ModelError for a file that is not the one whose plan was taken.
+        """
         if not isinstance(self._model, str | os.PathLike):
             return self._model
-        return None if self.name.endswith(".frp") else zoo.load(self._model)
+        if self.name.endswith(".frp"):
+            return None
+        if self._stamp not in (None, files.stamp(zoo.path_of(self._model))):
+            raise ModelError(f"{self.name}: the model file has changed since this restorer was made")
+        return zoo.load(self._model)
 
     @cached_property
     def _fusion(self) -> Plan | None:

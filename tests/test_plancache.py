@@ -253,6 +253,16 @@ def test_the_command_does_without_torch_once_a_plan_is_kept(place, tmp_path):
     assert len({target.read_bytes() for target in targets}) == 1
 
 
+def test_a_model_file_that_changes_is_not_mixed_with_its_old_plan(weights, place):
+    restored(weights)
+    restorer = fr.Restorer(weights, threads=1)
+    before = restorer(picture(), sigma=20)
+    save(weights, seed=1)
+    with pytest.raises(fr.ModelError, match="has changed since"):
+        restorer.takes_bursts  # noqa: B018
+    np.testing.assert_array_equal(restorer(picture(), sigma=20), before)
+
+
 def test_a_kept_plan_restores_bursts_guides_and_tensors_too(place, tmp_path):
     guided, recurrent = tmp_path / "guided.safetensors", tmp_path / "recurrent.safetensors"
     checkpoint.save(models.create("guided-unet", widths=(16, 16), blocks=1, guide_width=16), guided)

@@ -10,6 +10,7 @@ import sys
 import tempfile
 import warnings
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ import numpy as np
 import torch
 
 from fastrestore import engine
+from fastrestore import image as images
 from fastrestore.bench.contest import Line, Truth
 from fastrestore.bench.embedded import FROM_C, Embedded, program
 from fastrestore.bench.machine import machine
@@ -60,10 +62,14 @@ x = np.ascontiguousarray(np.load("in.npy").transpose(2, 0, 1)[None])
 np.save("out.npy", model(x)[0][0].transpose(1, 2, 0))
 """,
 }
+DENOISE = "from fastrestore.cli import main; main('denoise in.png -o out.png --overwrite --threads {threads}'.split())"
+# What Python does, and where it keeps plans; the command takes its own model.
 COMMANDS = {
-    "fastrestore --help": [sys.executable, "-c", "from fastrestore.cli import main; main(['--help'])"],
-    "import fastrestore": [sys.executable, "-c", "import fastrestore"],
-    "import torch": [sys.executable, "-c", "import torch"],
+    "fastrestore denoise, plan kept": (DENOISE, "cache"),
+    "fastrestore denoise, none kept": (DENOISE, ""),
+    "fastrestore --help": ("from fastrestore.cli import main; main(['--help'])", ""),
+    "import fastrestore": ("import fastrestore", ""),
+    "import torch": ("import torch", ""),
 }
 
 
@@ -86,6 +92,7 @@ def run(network: str, size: str, threads: int = 1, peers: str = "all", rounds: i
 
         line = Line(check)
         np.save(place / "in.npy", image)
+        images.write(place / "in.png", images.Image(images.convert(image, np.uint8)))
         plan = engine.compile(model)
         plan.save(place / "model.frp")
         line.make(OURS, lambda: Peer(_process(place, OURS, threads, model.takes_sigma)), "fastrestore")
@@ -103,8 +110,9 @@ def run(network: str, size: str, threads: int = 1, peers: str = "all", rounds: i
             else:
                 _save_traced(plain, image, place / "model.pt")
             line.admit(peer, lambda p=peer: Peer(_process(place, p, threads)), PEERS[peer].packages[0])
-        for what, command in COMMANDS.items():
-            line.admit(what, lambda c=command: Peer(lambda: _call(c, place)), "fastrestore")
+        for what, (script, cache) in COMMANDS.items():
+            call = partial(_call, script.format(threads=threads), place, cache)
+            line.admit(what, lambda call=call: Peer(call), "fastrestore")
         compared = line.compare(0.0, threads, rounds or ROUNDS)
     return {"machine": machine(), "suite": "startup", "network": network, "size": size, **compared}
 
@@ -120,17 +128,17 @@ def _process(place: Path, who: str, threads: int, takes_sigma: bool = True) -> C
     program = PROGRAMS[who].format(threads=threads, sigma=SIGMA if takes_sigma else None)
 
     def run() -> np.ndarray:
-        _call([sys.executable, "-c", program], place)
+        _call(program, place)
         return np.load(place / "out.npy")
 
     return run
 
 
-def _call(command: list[Any], place: Path) -> None:
-    """In the folder of the files, but with the packages of this process."""
+def _call(program: str, place: Path, cache: str = "") -> None:
+    """Runs Python in the folder of the files, but with the packages of this process.  cache: where plans are kept."""
     path = os.pathsep.join(filter(None, sys.path))
-    environment = {**os.environ, "PYTHONPATH": path}
-    subprocess.run(list(map(str, command)), cwd=place, env=environment, check=True, capture_output=True)
+    environment = {**os.environ, "PYTHONPATH": path, "FASTRESTORE_CACHE": cache}
+    subprocess.run([sys.executable, "-c", program], cwd=place, env=environment, check=True, capture_output=True)
 
 
 def text(result: dict[str, Any]) -> str:
