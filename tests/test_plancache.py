@@ -150,7 +150,6 @@ def test_where_nothing_can_be_kept_nothing_is_said(fault, weights, place, tmp_pa
     elif fault == "read-only":
         monkeypatch.setenv("FASTRESTORE_CACHE", "/proc/none")
     elif fault == "full":
-        monkeypatch.setenv("FASTRESTORE_CACHE", str(place.parent))
         place.mkdir(parents=True, mode=0o700)
 
         def fail(descriptor):
@@ -159,7 +158,7 @@ def test_where_nothing_can_be_kept_nothing_is_said(fault, weights, place, tmp_pa
         monkeypatch.setattr(os, "fsync", fail)
     else:
         monkeypatch.delenv("FASTRESTORE_CACHE")
-        monkeypatch.setenv("HOME", "")
+        monkeypatch.setenv("HOME", "nowhere")
         monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
         monkeypatch.chdir(tmp_path)
         assert plancache.folder() is None

@@ -25,7 +25,7 @@ def info(
     from importlib.util import find_spec
 
     import fastrestore
-    from fastrestore import engine, zoo
+    from fastrestore import engine, plancache, zoo
 
     about: dict[str, Any] = {"fastrestore": fastrestore.__version__} | engine.build_info()
     model = zoo.default("denoise")
@@ -34,6 +34,7 @@ def info(
         if step["kernel"] and step["kernel"] not in paths.setdefault(step["op"], []):
             paths[step["op"]].append(step["kernel"])
     about[f"operations of {model}"] = paths
+    about["compiled plans are kept in"] = str(plancache.folder() or "no folder")
     optional = {"imagecodecs": "LZW, JPEG and Zstandard in TIFF", "h5py": "converting .mat files"}
     about["optional"] = {f"{name} ({use})": find_spec(name) is not None for name, use in optional.items()}
     if as_json:
