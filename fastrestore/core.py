@@ -1,6 +1,10 @@
 """The compiled core, fastrestore._C.  It stands on numpy alone: no torch, no OpenMP."""
 
+import time
+
 from fastrestore.errors import MissingDependency
+
+IMPORTED = time.time()  # before any operator, layer or network: they all begin here
 
 try:
     from fastrestore import _C
@@ -10,4 +14,4 @@ except ImportError as error:
         "`python setup.py build_ext --inplace` in a source tree; it needs a C++17 compiler"
     ) from error
 
-__all__ = ["_C"]
+__all__ = ["IMPORTED", "_C"]

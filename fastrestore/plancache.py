@@ -13,7 +13,7 @@ from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
 
-from fastrestore.core import _C
+from fastrestore.core import _C, IMPORTED
 from fastrestore.errors import ModelError
 from fastrestore.files import sha256
 from fastrestore.plan import Plan
@@ -35,7 +35,7 @@ def plan_of(model: Path, precision: str, compiled: Callable[[], Plan]) -> Plan:
     plan = _read(place, key)
     if plan is None:
         plan = compiled()
-        if _key(model, precision) == key:  # what was compiled, and not a file that took its place
+        if _key(model, precision) == key and _is_current():  # of this file and code, not of what took their place
             _keep(place, key, plan)
     return plan
 
@@ -70,11 +70,23 @@ def _key(model: Path, precision: str) -> str | None:
 @lru_cache(maxsize=1)
 def _code() -> str:
     """Checksum of the code that compiles: ours, and torch's version, which is not imported for it."""
+    return hashlib.sha256("\n".join(map(sha256, _sources())).encode()).hexdigest()
+
+
+def _sources() -> list[Path]:
     paths = [path for pattern in SOURCES for path in sorted(PACKAGE.glob(f"{pattern}.py"))]
     torch = find_spec("torch")
     if torch is not None and torch.origin is not None:
         paths.append(Path(torch.origin).with_name("version.py"))
-    return hashlib.sha256("\n".join(map(sha256, paths)).encode()).hexdigest()
+    return paths
+
+
+def _is_current() -> bool:
+    """Whether this process runs the code that lies on the disk: nobody has edited it since."""
+    try:
+        return all(path.stat().st_mtime < IMPORTED for path in _sources())
+    except OSError:
+        return False
 
 
 def _file(place: Path, key: str) -> Path:

@@ -95,6 +95,13 @@ def test_weights_precision_and_code_each_have_a_plan(weights, place, monkeypatch
     assert fr.Restorer(weights).info == fr.Restorer(checkpoint.load(weights)).info | {"model": str(weights)}
 
 
+def test_a_process_that_runs_older_code_keeps_nothing(weights, place, monkeypatch):
+    """Its plan would lie there as the edited code's."""
+    monkeypatch.setattr(plancache, "IMPORTED", max(path.stat().st_mtime for path in plancache._sources()))
+    restored(weights)
+    assert not place.exists()
+
+
 def test_all_the_code_that_compiles_counts():
     done = in_a_process(
         "import sys, fastrestore.engine, fastrestore.checkpoint\n"
