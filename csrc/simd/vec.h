@@ -141,18 +141,31 @@ struct Bf16Pairs {
 };
 #endif
 
-// max(v, 0) that keeps NaN: the x86 instruction returns its second operand when either is NaN.
-FR_INLINE Vec relu(Vec v) {
+// The second where either is NaN, which is what the x86 instructions return.
+FR_INLINE Vec larger(Vec a, Vec b) {
 #if defined(__AVX512F__)
-  return _mm512_maskz_max_ps(0xffff, _mm512_setzero_ps(), v);  // GCC warns about _mm512_max_ps itself
+  return _mm512_maskz_max_ps(0xffff, a, b);  // GCC warns about _mm512_max_ps itself
 #elif defined(__AVX2__)
-  return _mm256_max_ps(_mm256_setzero_ps(), v);
+  return _mm256_max_ps(a, b);
 #elif FR_X86
-  return _mm_max_ps(_mm_setzero_ps(), v);
+  return _mm_max_ps(a, b);
 #else
-  return v < Vec{} ? Vec{} : v;
+  return a > b ? a : b;
 #endif
 }
+FR_INLINE Vec smaller(Vec a, Vec b) {
+#if defined(__AVX512F__)
+  return _mm512_maskz_min_ps(0xffff, a, b);
+#elif defined(__AVX2__)
+  return _mm256_min_ps(a, b);
+#elif FR_X86
+  return _mm_min_ps(a, b);
+#else
+  return a < b ? a : b;
+#endif
+}
+
+FR_INLINE Vec relu(Vec v) { return larger(Vec{}, v); }  // keeps NaN
 
 FR_INLINE Vec leaky_relu(Vec v, Vec slope) { return v < Vec{} ? v * slope : v; }
 
