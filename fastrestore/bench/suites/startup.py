@@ -63,7 +63,7 @@ np.save("out.npy", model(x)[0][0].transpose(1, 2, 0))
 """,
 }
 DENOISE = "from fastrestore.cli import main; main('denoise in.png -o out.png --overwrite --threads {threads}'.split())"
-# What Python does, and where it keeps plans; the command takes its own model.
+# Programs, and where they keep plans.  The command restores with denoise-cnn, not with the network of the others.
 COMMANDS = {
     "fastrestore denoise, plan kept": (DENOISE, "cache"),
     "fastrestore denoise, none kept": (DENOISE, ""),
@@ -87,7 +87,7 @@ def run(network: str, size: str, threads: int = 1, peers: str = "all", rounds: i
 
         def check(who: str, result: np.ndarray | None) -> dict[str, float]:
             if result is None:
-                return {}  # a command that restores nothing
+                return {}  # a command: nobody else has its result
             return embedded.check(result) if who == FROM_C else truth.check(who, result, "float32")
 
         line = Line(check)
