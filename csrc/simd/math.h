@@ -112,7 +112,7 @@ FR_INLINE Vec erf(Vec x) {
   q = fma(q, u, broadcast(-0.10623689f));
   q = fma(q, u, broadcast(-0.6351513f));
   q = fma(q, u, broadcast(-1.1286485f));
-  const Vec large = broadcast(1.0f) - exp(q * u);
+  const Vec large = broadcast(1.0f) - exp_of_negative(q * u);
   return t < broadcast(0.925f) ? small : copy_sign(large, x);
 }
 
