@@ -234,8 +234,9 @@ def test_processes_that_write_at_once(weights, place):
     assert fr.Plan.load(file).card["key"] == file.stem
 
 
-def test_the_command_does_without_torch_once_a_plan_is_kept(place, tmp_path):
-    source, targets = tmp_path / "in.png", [tmp_path / f"{number}.png" for number in range(3)]
+def test_the_commands_do_without_torch_once_a_plan_is_kept(place, tmp_path):
+    source, targets = tmp_path / "in" / "a.png", [tmp_path / f"{number}.png" for number in range(3)]
+    source.parent.mkdir()
     PilImage.fromarray(picture()).save(source)
     script = (
         "import sys\nfrom fastrestore import cli\n"
@@ -244,19 +245,21 @@ def test_the_command_does_without_torch_once_a_plan_is_kept(place, tmp_path):
     )
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "FASTRESTORE_CACHE": str(place.parent)}
 
-    def run(target: Path) -> dict:
-        command = [sys.executable, "-c", script, "denoise", source, "-o", target, "--json"]
+    def run(*arguments: object) -> tuple[dict, bool]:
+        """The report, and whether torch was imported."""
+        command = [sys.executable, "-c", script, *map(str, arguments), "--json"]
         done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=True)
         assert done.stderr == ""
         report, _, imported = done.stdout.rstrip().rpartition("\n")
-        return json.loads(report) | {"torch": imported == "True"}
+        return json.loads(report), imported == "True"
 
-    cold, warm = run(targets[0]), run(targets[1])
-    assert (cold["torch"], warm["torch"]) == (True, False)
-    assert cold["path"] == warm["path"]
+    cold, warm = (run("denoise", source, "-o", target) for target in targets[:2])
+    assert (cold[1], warm[1]) == (True, False)
+    assert cold[0]["path"] == warm[0]["path"]
+    assert run("batch", source.parent, tmp_path / "out")[1] is False
     environment["FASTRESTORE_CACHE"] = ""
-    assert run(targets[2])["torch"]
-    assert len({target.read_bytes() for target in targets}) == 1
+    assert run("denoise", source, "-o", targets[2])[1]
+    assert len({target.read_bytes() for target in [*targets, tmp_path / "out" / "a.png"]}) == 1
 
 
 def test_a_model_file_that_changes_is_not_mixed_with_its_old_plan(weights, place):
