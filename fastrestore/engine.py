@@ -175,9 +175,9 @@ class Session:
             "memory": self.memory,
         }
 
-    def again(self, memory: int | str | None) -> "Session":
-        """Another session like this one, within other memory."""
-        return self.plan.session("cpu", self.threads, memory)
+    def again(self, memory: int | str | None, plan: Plan | None = None) -> "Session":
+        """Another session like this one, within other memory, of its plan or of another."""
+        return (plan or self.plan).session("cpu", self.threads, memory)
 
     def reset(self) -> None:
         """Forgets the pictures before, where the plan has states; a picture of another size does so too."""
@@ -273,8 +273,8 @@ class CudaSession(Session):
         return {"device": "cuda", "isa": "cuda", "precision": self.precision, "threads": self.threads,
                 "memory": self.memory, "ways": self.ways}  # fmt: skip
 
-    def again(self, memory: int | str | None) -> "CudaSession":
-        return CudaSession(self.plan, self.precision, parse_memory(memory))
+    def again(self, memory: int | str | None, plan: Plan | None = None) -> "CudaSession":
+        return CudaSession(plan or self.plan, self.precision, parse_memory(memory))
 
     def run_tensor(
         self, x: torch.Tensor, sigma: float | None = None, strength: float = 1.0, clip: bool = True
