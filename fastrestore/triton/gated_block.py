@@ -4,7 +4,8 @@
                                                                                z = y + contract(gate(expand(norm(y))))
 
 gate(a, b) = a * b of the two halves of the channels; the norms are plain: what they scale and shift by is part of the
-weights and biases that follow.  A tile's values never leave the chip; the front finds a pixel's neighbours among them.
+weights and biases that follow.  What lies between never leaves the chip.  The front goes down a tile row by row: what a
+row's pixels and their neighbours to both sides are expanded to is added to the rows above, at and below it.
 """
 
 from typing import NamedTuple
@@ -14,14 +15,15 @@ import triton.language as tl
 from torch import Tensor
 
 from fastrestore.triton import widens
-from fastrestore.triton.common import product, tuned
+from fastrestore.triton.common import edge_pixel, product, tuned
 from fastrestore.triton.layer_norm import normalised
 
+TILE_HEIGHT, TILE_WIDTH = 16, 64  # of the front, whose sums are a tile's
 FRONT_CONFIGS = (
     {"BLOCK": 16, "num_warps": 4, "num_stages": 2},
-    {"BLOCK": 16, "num_warps": 8, "num_stages": 2},
+    {"BLOCK": 32, "num_warps": 4, "num_stages": 2},
     {"BLOCK": 32, "num_warps": 8, "num_stages": 2},
-    {"BLOCK": 64, "num_warps": 8, "num_stages": 1},
+    {"BLOCK": 64, "num_warps": 8, "num_stages": 2},
 )
 BACK_CONFIGS = (
     {"BLOCK_PIXELS": 32, "BLOCK": 32, "num_warps": 4, "num_stages": 2},
@@ -41,30 +43,24 @@ def _shifted(bias, out, held, HAS_BIAS: tl.constexpr, PIXELS: tl.constexpr, BLOC
 
 
 @triton.jit
-def _pointwise(rows, weight, sums, channel, held, out, there, channels, WIDEN: tl.constexpr):
-    """sums plus a 1x1 convolution of rows [pixels, channels] to the channels `out`.  weight: [outputs, channels]."""
-    weights = tl.load(weight + out * channels + channel[:, None], mask=held[:, None] & there, other=0.0)
-    return product(rows, weights, sums, WIDEN)
+def _weights(weight, channel, held, out, there, channels):
+    """Of a 1x1 convolution from the channels `channel` to the channels `out`.  weight: [outputs, channels]."""
+    return tl.load(weight + out * channels + channel[:, None], mask=held[:, None] & there, other=0.0)
 
 
 @triton.jit
-def _deepened(
-    rows, expand, expand_bias, depthwise, depthwise_bias, channel, held, out, there, inside, channels,
-    HAS_BIAS: tl.constexpr, WIDEN: tl.constexpr, PIXELS: tl.constexpr, TILE_WIDTH: tl.constexpr, BLOCK: tl.constexpr,
+def _add_row(
+    above, here, below, rows, weights, bias, depthwise, shift, inside, out, there, channels, WIDEN: tl.constexpr,
 ):  # fmt: skip
-    """depthwise3x3(expand(rows)), the channels `out`, of a tile's pixels; of the outermost anything."""
-    wide = _shifted(expand_bias, out, there, HAS_BIAS, PIXELS, BLOCK)
-    wide = _pointwise(rows, expand, wide, channel, held, out, there, channels, WIDEN)
-    wide = tl.where(inside[:, None], wide, 0.0).to(rows.dtype)
-    pixel = tl.arange(0, PIXELS)
-    sums = _shifted(depthwise_bias, out, there, HAS_BIAS, PIXELS, BLOCK)
-    for tap in tl.static_range(9):
-        near = pixel + (tap // 3 - 1) * TILE_WIDTH + tap % 3 - 1
-        near = tl.minimum(tl.maximum(near, 0), PIXELS - 1)
-        values = tl.gather(wide, tl.broadcast_to(near[:, None], (PIXELS, BLOCK)), 0)
-        weight = tl.load(depthwise + tap * (2 * channels) + out, mask=there, other=0.0)
-        sums += values.to(tl.float32) * weight.to(tl.float32)
-    return sums
+    """What a row's pixels, one to the side by shift - 1, add to the depthwise convolution of the row above it, its own
+    and the one below; the channels `out`.  rows: [pixels, channels]; weights, bias: of the expansion before it."""
+    wide = product(rows, weights, bias, WIDEN)
+    wide = tl.where(inside[:, None], wide, 0.0).to(rows.dtype).to(tl.float32)
+    taps = depthwise + shift * (2 * channels) + out
+    below += wide * tl.load(taps, mask=there, other=0.0).to(tl.float32)
+    here += wide * tl.load(taps + 6 * channels, mask=there, other=0.0).to(tl.float32)
+    above += wide * tl.load(taps + 12 * channels, mask=there, other=0.0).to(tl.float32)
+    return above, here, below
 
 
 @triton.jit
@@ -74,34 +70,46 @@ def front_kernel(
     HAS_BIAS: tl.constexpr, WIDEN: tl.constexpr, TILE_HEIGHT: tl.constexpr, TILE_WIDTH: tl.constexpr,
     BLOCK_CHANNELS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """A program takes a tile, whose outermost pixels are there for their neighbours; BLOCK channels of g at a time."""
-    PIXELS: tl.constexpr = TILE_HEIGHT * TILE_WIDTH
+    """A program takes a tile and BLOCK channels of g, left and right of the gate."""
     tile = tl.program_id(0) % (rows_of_tiles * tiles_of_row)
     image = (tl.program_id(0) // (rows_of_tiles * tiles_of_row)).to(tl.int64)
-    down = tl.arange(0, PIXELS) // TILE_WIDTH
-    right = tl.arange(0, PIXELS) % TILE_WIDTH
-    row = tile // tiles_of_row * (TILE_HEIGHT - 2) - 1 + down
-    column = tile % tiles_of_row * (TILE_WIDTH - 2) - 1 + right
-    inside = (row >= 0) & (row < height) & (column >= 0) & (column < width)
-    inner = (down > 0) & (down < TILE_HEIGHT - 1) & (right > 0) & (right < TILE_WIDTH - 1)
-    place = ((image * height + row) * width + column)[:, None] * channels
+    top = tile // tiles_of_row * TILE_HEIGHT
+    column = tile % tiles_of_row * TILE_WIDTH + tl.arange(0, TILE_WIDTH)
     channel = tl.arange(0, BLOCK_CHANNELS)
     held = channel < channels
-    image_rows = tl.load(x + place + channel, mask=inside[:, None] & held, other=0.0)
-    rows = normalised(image_rows.to(tl.float32), held, channels, epsilon, True).to(x.dtype.element_ty)
-    for first in range(0, channels, BLOCK):
-        out = first + tl.arange(0, BLOCK)
-        there = out < channels
-        gated = _deepened(
-            rows, expand, expand_bias, depthwise, depthwise_bias, channel, held, out, there, inside, channels,
-            HAS_BIAS, WIDEN, PIXELS, TILE_WIDTH, BLOCK)  # fmt: skip
-        gated *= _deepened(
-            rows, expand, expand_bias, depthwise, depthwise_bias, channel, held, out + channels, there, inside,
-            channels, HAS_BIAS, WIDEN, PIXELS, TILE_WIDTH, BLOCK)  # fmt: skip
-        kept = (inside & inner)[:, None] & there
-        tl.store(y + place + out, gated.to(y.dtype.element_ty), mask=kept)
-        total = tl.sum(tl.where(kept, gated, 0.0), 0)
-        tl.store(sums + tl.program_id(0).to(tl.int64) * channels + out, total, mask=there)
+    out = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    there = out < channels
+    left_weights = _weights(expand, channel, held, out, there, channels)
+    right_weights = _weights(expand, channel, held, out + channels, there, channels)
+    left_bias = _shifted(expand_bias, out, there, HAS_BIAS, TILE_WIDTH, BLOCK)
+    right_bias = _shifted(expand_bias, out + channels, there, HAS_BIAS, TILE_WIDTH, BLOCK)
+    left_begin = _shifted(depthwise_bias, out, there, HAS_BIAS, TILE_WIDTH, BLOCK)
+    right_begin = _shifted(depthwise_bias, out + channels, there, HAS_BIAS, TILE_WIDTH, BLOCK)
+    left_above, left_here = left_begin, left_begin
+    right_above, right_here = right_begin, right_begin
+    total = tl.zeros((BLOCK,), tl.float32)
+    for number in range(top - 1, tl.minimum(top + TILE_HEIGHT, height) + 1):
+        row = tl.zeros((TILE_WIDTH,), tl.int32) + number
+        left_below, right_below = left_begin, right_begin
+        for shift in tl.static_range(3):
+            place, inside = edge_pixel(row, column + (shift - 1), height, width, 0)
+            source = x + (image * height * width + place)[:, None] * channels + channel
+            pixels = tl.load(source, mask=inside[:, None] & held, other=0.0).to(tl.float32)
+            pixels = normalised(pixels, held, channels, epsilon, True).to(x.dtype.element_ty)
+            left_above, left_here, left_below = _add_row(
+                left_above, left_here, left_below, pixels, left_weights, left_bias, depthwise, shift, inside, out,
+                there, channels, WIDEN)  # fmt: skip
+            right_above, right_here, right_below = _add_row(
+                right_above, right_here, right_below, pixels, right_weights, right_bias, depthwise, shift, inside,
+                out + channels, there, channels, WIDEN)  # fmt: skip
+        gated = left_above * right_above
+        target = ((image * height + (row - 1)) * width + column)[:, None] * channels + out
+        kept = ((row > top) & (column < width))[:, None] & there
+        tl.store(y + target, gated.to(y.dtype.element_ty), mask=kept)
+        total += tl.sum(tl.where(kept, gated, 0.0), 0)
+        left_above, left_here = left_here, left_below
+        right_above, right_here = right_here, right_below
+    tl.store(sums + tl.program_id(0).to(tl.int64) * channels + out, total, mask=there)
 
 
 @triton.jit
@@ -126,18 +134,18 @@ def back_kernel(
         value = tl.load(gated + place + part, mask=kept & there, other=0.0).to(tl.float32)
         value *= tl.load(scale + image * channels + part, mask=there, other=0.0).to(tl.float32)
         value = value.to(gated.dtype.element_ty)
-        sums = _pointwise(value, project, sums, part, there, channel, held, channels, WIDEN)
+        sums = product(value, _weights(project, part, there, channel, held, channels), sums, WIDEN)
     rows = normalised(sums, held, channels, epsilon, True).to(x.dtype.element_ty)
     sums += _shifted(contract_bias, channel, held, HAS_BIAS, BLOCK_PIXELS, BLOCK_CHANNELS)
     for first in range(0, channels, BLOCK):
         part = first + tl.arange(0, BLOCK)
         there = part < channels
         left = _shifted(expand_bias, part, there, HAS_BIAS, BLOCK_PIXELS, BLOCK)
-        left = _pointwise(rows, expand, left, channel, held, part, there, channels, WIDEN)
+        left = product(rows, _weights(expand, channel, held, part, there, channels), left, WIDEN)
         right = _shifted(expand_bias, part + channels, there, HAS_BIAS, BLOCK_PIXELS, BLOCK)
-        right = _pointwise(rows, expand, right, channel, held, part + channels, there, channels, WIDEN)
+        right = product(rows, _weights(expand, channel, held, part + channels, there, channels), right, WIDEN)
         value = (left * right).to(x.dtype.element_ty)
-        sums = _pointwise(value, contract, sums, part, there, channel, held, channels, WIDEN)
+        sums = product(value, _weights(contract, part, there, channel, held, channels), sums, WIDEN)
     tl.store(y + place + channel, sums.to(y.dtype.element_ty), mask=kept & held)
 
 
@@ -175,14 +183,8 @@ class Back(NamedTuple):
     contract_bias: Tensor | None = None
 
 
-def _tile_of(x: Tensor) -> tuple[int, int]:
-    """Height and width in pixels, the outermost among them: what the shared memory of a small GPU holds of them."""
-    return (16, 16) if x.shape[3] * x.element_size() <= 256 else (8, 16)
-
-
 def _tiles(x: Tensor) -> tuple[int, int]:
-    (tile_height, tile_width), (_, height, width, _) = _tile_of(x), x.shape
-    return triton.cdiv(height, tile_height - 2), triton.cdiv(width, tile_width - 2)
+    return triton.cdiv(x.shape[1], TILE_HEIGHT), triton.cdiv(x.shape[2], TILE_WIDTH)
 
 
 def front_tiles(x: Tensor) -> int:
@@ -197,16 +199,16 @@ def front(x: Tensor, block: Front, epsilon: float, y: Tensor, sums: Tensor) -> N
     n, height, width, channels = x.shape
     if x.numel() == 0:
         return
-    (tile_height, tile_width), (rows, columns) = _tile_of(x), _tiles(x)
+    rows, columns = _tiles(x)
     has_bias = block.expand_bias is not None
     expand_bias, depthwise_bias = (block.expand_bias, block.depthwise_bias) if has_bias else (sums, sums)
-    tuned_front[lambda _: (n * rows * columns,)](
+    tuned_front[lambda sizes: (n * rows * columns, triton.cdiv(channels, sizes["BLOCK"]))](
         x, block.expand, expand_bias, block.depthwise, depthwise_bias, y, sums,
         height, width, rows, columns, channels, epsilon,
         HAS_BIAS=has_bias,
         WIDEN=widens(x.dtype),
-        TILE_HEIGHT=tile_height,
-        TILE_WIDTH=tile_width,
+        TILE_HEIGHT=TILE_HEIGHT,
+        TILE_WIDTH=TILE_WIDTH,
         BLOCK_CHANNELS=max(16, triton.next_power_of_2(channels)),
     )  # fmt: skip
 
