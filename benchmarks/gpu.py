@@ -354,6 +354,18 @@ def block_case(size: str, kind: str, width: int) -> Case:
         kernels.gated_back(kind, 1e-6, back, product, one, image, out, stream)
         return result
 
+    from fastrestore.triton import gated_block
+
+    first = gated_block.Front(packed[0][0], packed[1], *biases[:2])
+    second = gated_block.Back(*(w[0] for w in packed[2:]), *biases[2:])
+    totals = torch.empty(1, gated_block.front_tiles(x[0].permute(0, 2, 3, 1)), width, device="cuda")
+
+    def triton(i: int) -> Tensor:
+        image, product, out = (t.permute(0, 2, 3, 1) for t in (x[i], gated, result))
+        gated_block.front(image, first, 1e-6, product, totals)
+        gated_block.back(product, scale.flatten(1), image, second, 1e-6, out)
+        return result
+
     short = [b.to(dtype) for b in biases]
     plain = lambda i: block(x[i], weights, short, scale)  # noqa: E731
     compiled = torch.compile(block, mode="max-autotune-no-cudagraphs")
@@ -362,6 +374,7 @@ def block_case(size: str, kind: str, width: int) -> Case:
         f"gated block {width} {size} {kind}",
         {
             "ours": ("cuda", ours),
+            "triton": ("triton", triton),
             "cudnn": ("plain", plain),
             "compiled": ("plain", lambda i: compiled(x[i], weights, short, scale)),
         },

@@ -1,5 +1,6 @@
 """Shots of one scene: which of them is the reference, which do not fit it, and their fusion by a model for bursts."""
 
+import copy
 import zlib
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
@@ -80,9 +81,10 @@ class BurstRunner:
     Each shot is restored by itself as it comes; the fusion runs over PyTorch in tiles.
     """
 
-    def __init__(self, fusion: "nn.Module", alone: Session, memory: int | str | None = None):
-        """alone: restores one shot."""
-        self._fusion, self._alone, self._memory = fusion.eval(), alone, parse_memory(memory)
+    def __init__(self, fusion: "nn.Module", alone: Session, memory: int | str | None = None, device: str = "cpu"):
+        """alone: restores one shot.  device: PyTorch's, of the fusion."""
+        self._fusion = fusion.eval() if device == "cpu" else copy.deepcopy(fusion).eval().to(device)
+        self._alone, self._memory, self._device = alone, parse_memory(memory), device
         self._shots: list[tuple[np.ndarray, np.ndarray]] = []  # as they came, and restored
 
     @property
@@ -147,5 +149,6 @@ class BurstRunner:
         moved = [aligned(*pair, flow[tile.read], corner) for pair, flow in zip(others, flows, strict=True)]
         stacks = (np.stack(each) for each in zip((*here, known), *moved, strict=True))
         with torch.inference_mode():
-            fused = self._fusion(*(torch.from_numpy(stack).permute(0, 3, 1, 2)[None] for stack in stacks))
-        return fused[0].permute(1, 2, 0).numpy()[tile.core_in_read]
+            given = (torch.from_numpy(stack).permute(0, 3, 1, 2)[None].to(self._device) for stack in stacks)
+            fused = self._fusion(*given)
+        return fused[0].permute(1, 2, 0).cpu().numpy()[tile.core_in_read]

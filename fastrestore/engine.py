@@ -81,8 +81,8 @@ class CudaSession(Session):
         return {"device": "cuda", "isa": "cuda", "precision": self.precision, "threads": self.threads,
                 "memory": self.memory, "ways": self.ways}  # fmt: skip
 
-    def again(self, memory: int | str | None) -> "CudaSession":
-        return CudaSession(self.plan, self.precision, parse_memory(memory))
+    def again(self, memory: int | str | None, plan: Plan | None = None) -> "CudaSession":
+        return CudaSession(plan or self.plan, self.precision, parse_memory(memory))
 
     def run_tensor(
         self, x: torch.Tensor, sigma: float | None = None, strength: float = 1.0, clip: bool = True

@@ -156,9 +156,9 @@ class Session:
             "memory": self.memory,
         }
 
-    def again(self, memory: int | str | None) -> "Session":
-        """Another session like this one, within other memory."""
-        return self.plan.session("cpu", self.threads, memory)
+    def again(self, memory: int | str | None, plan: Plan | None = None) -> "Session":
+        """Another session like this one, within other memory, of its plan or of another."""
+        return (plan or self.plan).session("cpu", self.threads, memory)
 
     def reset(self) -> None:
         """Forgets the pictures before, where the plan has states; a picture of another size does so too."""

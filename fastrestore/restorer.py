@@ -128,9 +128,9 @@ class Restorer:
         """Of a recurrent model whose two parts are plans; only streams and bursts need it."""
         from fastrestore import engine, models
 
-        if not isinstance(self._module, models.RecurrentUNet) or self._device == "cuda":
+        if not isinstance(self._module, models.RecurrentUNet):
             return None
-        return engine.compile(self._module.fusion, self._precision)
+        return engine.compile(self._module.fusion, "auto" if self._device == "cuda" else self._precision)
 
     @property
     def info(self) -> dict[str, Any]:
@@ -287,6 +287,8 @@ class Restorer:
         self, shots: Sequence[Any], sigma: float | None, strength: float, clip: bool, reference: int | None
     ) -> tuple[Any, int, list[str]]:
         """The restored picture, the index of the reference, and a sentence for each shot that is left out."""
+        import torch
+
         from fastrestore import models
 
         if not self.takes_bursts:
@@ -295,7 +297,8 @@ class Restorer:
         reference, others, notices = burst.chosen(outlines, reference)
         session = Stream(self)
         if isinstance(self._module, models.BurstUNet) and others:
-            session._runner = burst.BurstRunner(self._module.fusion, self._runner, self._memory)
+            where = "cuda" if self._device == "cuda" and torch.cuda.is_available() else "cpu"
+            session._runner = burst.BurstRunner(self._module.fusion, self._runner, self._memory, where)
         for index in others:  # what they leave is carried to the reference, which comes last
             session.watch(shots[index], sigma)
         return session(shots[reference], sigma, strength, clip), reference, notices
@@ -555,18 +558,20 @@ class Stream(Restorer):
     """A restorer of the frames of one clip, called with one after the other; see Restorer.stream."""
 
     def __init__(self, restorer: Restorer):
+        import torch
+
         from fastrestore import stream
 
         self._fusion = restorer._fusion  # made once, for all of the restorer's streams
         vars(self).update(vars(restorer))
         self._noise_level = stream.NoiseLevel()
-        if stream.is_recurrent(self._module) and self._device == "cuda":
-            raise DeviceError(f"{self.name} restores streams and bursts on the cpu only")
         if self._fusion is not None:
-            alone = self._runner.plan
-            self._runner = stream.PlanRunner(alone, self._fusion, self._memory, self._runner.threads)
+            self._runner = stream.PlanRunner(self._runner, self._fusion, self._memory)
         elif stream.is_recurrent(self._module):
-            self._runner = stream.TiledRunner(self._module, self._memory, self._precision)
+            where = "cuda" if self._device == "cuda" else "cpu"
+            if where == "cuda" and not torch.cuda.is_available():
+                raise DeviceError(f"no usable CUDA device for torch, and {stream.NO_PLAN}")
+            self._runner = stream.TiledRunner(self._module, self._memory, self._precision, where)
             self._path = f"torch, because {stream.NO_PLAN}"
 
     def watch(self, image: np.ndarray | PilImage.Image | Tensor, sigma: float | None = None) -> None:

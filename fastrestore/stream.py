@@ -4,6 +4,7 @@ Where the module is a U-Net with a fusion behind it, both run as plans; a module
 PyTorch in tiles.  The state's size depends on the frame's alone, so an hour takes no more memory than a second.
 """
 
+import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -98,14 +99,15 @@ class Runner(ABC):
 class PlanRunner(Runner):
     """A stream through a recurrent U-Net: its plan, and the fusion's.  The flow is found between results alone."""
 
-    def __init__(self, alone: Plan, fusion: Plan, memory: int | str | None = None, threads: int | None = None):
+    def __init__(self, alone: Session, fusion: Plan, memory: int | str | None = None):
+        """alone: restores a frame by itself; the stream's own sessions, on the CPU or a GPU, are made like it."""
         super().__init__()
-        self._plans, self._memory, self._threads = (alone, fusion), parse_memory(memory), threads
+        self._alone, self._fusion, self._memory = alone, fusion, parse_memory(memory)
         self._sessions: tuple[Session, ...] = ()  # made when the frames' size is known
 
     @property
     def info(self) -> dict[str, Any]:
-        return self._plans[0].session(threads=self._threads, memory=self._memory).info
+        return self._alone.info
 
     def run(
         self,
@@ -138,13 +140,13 @@ class PlanRunner(Runner):
     def _ready(self, image: np.ndarray) -> tuple[Session, ...]:
         """The sessions, on what the budget leaves beside the states: the runner's, and both of the fusion's."""
         height, width = image.shape[:2]
-        each = sum(channels / stride**2 for channels, stride in self._plans[1].states)
+        each = sum(channels / stride**2 for channels, stride in self._fusion.states)
         states = round(3 * 4 * height * width * each)
         if states >= self._memory:
             raise MemoryBudgetError(f"the states of {width} x {height} pixels take {states} bytes, without their work")
         if not self._sessions:
             left = (self._memory - states) // 2
-            self._sessions = tuple(plan.session(threads=self._threads, memory=left) for plan in self._plans)
+            self._sessions = self._alone.again(left), self._alone.again(left, self._fusion)
         return self._sessions
 
 
@@ -161,13 +163,17 @@ def _even(image: np.ndarray) -> np.ndarray:
 class TiledRunner(Runner):
     """A stream through a module with a `step` of its own, over PyTorch in tiles.  The flow is found between frames."""
 
-    def __init__(self, module: nn.Module, memory: int | str | None = None, precision: str = "float32"):
+    def __init__(
+        self, module: nn.Module, memory: int | str | None = None, precision: str = "float32", device: str = "cpu"
+    ):
+        """device: PyTorch's, of the steps; the state between frames is the host's."""
         super().__init__()
-        self.module, self.memory, self.precision = module, parse_memory(memory), precision
+        self.module = module if device == "cpu" else copy.deepcopy(module).to(device)
+        self.memory, self.precision, self.device = parse_memory(memory), precision, device
 
     @property
     def info(self) -> dict[str, Any]:
-        return {"device": "cpu", "isa": "torch", "precision": self.precision, "tiled": True}
+        return {"device": self.device, "isa": "torch", "precision": self.precision, "tiled": True}
 
     def run(
         self,
@@ -233,21 +239,24 @@ class TiledRunner(Runner):
     ) -> np.ndarray | None:
         """Puts the state of a tile's core into the following one; returns its result [H, W, C] if that is wanted."""
         module, multiple = self.module, self.module.multiple_of
-        x = torch.from_numpy(source).permute(2, 0, 1)[None].expand(-1, module.config.channels, -1, -1)
+        x = torch.from_numpy(source).permute(2, 0, 1)[None].expand(-1, module.config.channels, -1, -1).to(self.device)
         before = None
         if state is not None:
-            before = State(state.frame[(..., *tile.read)], state.hidden[(..., *_half(tile.read, multiple))])
+            parts = state.frame[(..., *tile.read)], state.hidden[(..., *_half(tile.read, multiple))]
+            before = State(*(part.to(self.device) for part in parts))
         given = x, sigma if module.takes_sigma else None, before
         y = None
-        with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=self.precision == "bfloat16"):
+        half = None if self.precision == "float32" else getattr(torch, self.precision)
+        with torch.inference_mode(), torch.autocast(self.device, half, enabled=half is not None):
             if wanted or not hasattr(module, "watch"):
                 y, after = module.step(*given)
             else:
                 after = module.watch(*given)
         inner = tile.core_in_read
-        following.frame[(..., *tile.core)] = after.frame[(..., *inner)].float()
-        following.hidden[(..., *_half(tile.core, multiple))] = after.hidden[(..., *_half(inner, multiple))].float()
-        return None if y is None else y[0][(..., *inner)].permute(1, 2, 0).float().numpy()
+        following.frame[(..., *tile.core)] = after.frame[(..., *inner)].float().cpu()
+        hidden = after.hidden[(..., *_half(inner, multiple))].float().cpu()
+        following.hidden[(..., *_half(tile.core, multiple))] = hidden
+        return None if y is None else y[0][(..., *inner)].permute(1, 2, 0).float().cpu().numpy()
 
 
 def _peak(image: np.ndarray) -> int:

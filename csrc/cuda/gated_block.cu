@@ -19,8 +19,6 @@ constexpr int kHaloColumns = kTileColumns + 2;   //
 constexpr int kHaloPixels = (kTileRows + 2) * kHaloColumns;
 constexpr int kFrontPixels = 192;  // those, in whole fragments for each warp
 constexpr int kFrontFragments = kFrontPixels / 16 / kWarps;
-constexpr int kBackPixels = 128;  // of a block of the back, which is no square: a run of pixels
-constexpr int kBackFragments = kBackPixels / 16 / kWarps;
 static_assert(kTileRows * kTileColumns == kBlock && kHaloPixels <= kFrontPixels, "the tile fits the block");
 
 template <int kChannels>
@@ -29,6 +27,8 @@ struct Sizes {
   static constexpr int kSliceBytes = kSlice * Rows::kRowBytes;
   static constexpr int kHiddenBytes = kFrontPixels * kSlice * 2;
   static constexpr int kFrontBytes = kFrontPixels * Rows::kRowBytes + 2 * kSliceBytes + kHiddenBytes + kWarps * 64;
+  static constexpr int kBackPixels = kChannels > 128 ? 64 : 128;  // of a block of the back: a run, no rectangle
+  static constexpr int kBackFragments = kBackPixels / 16 / kWarps;
   static constexpr int kImageBytes = kBackPixels * Rows::kRowBytes;
   static constexpr int kBackBytes = 3 * kImageBytes + 2 * kSliceBytes;
 };
@@ -248,6 +248,7 @@ template <class T, int kChannels>
 __global__ void __launch_bounds__(kBlock, 2) gated_back_kernel(const BackParams p) {
   using S = Sizes<kChannels>;
   using Rows = typename S::Rows;
+  constexpr int kBackPixels = S::kBackPixels, kBackFragments = S::kBackFragments;
   constexpr int kLanes = kChannels / 8, kWarpRows = kBackPixels / kWarps;
   const int thread = static_cast<int>(threadIdx.x), lane = thread & 31, warp = thread >> 5;
   const int first_pixel = static_cast<int>(blockIdx.x) * kBackPixels;
@@ -362,14 +363,15 @@ void with_channels(int64_t channels, F f) {
   if (channels == 32) return f(std::integral_constant<int, 32>{});
   if (channels == 64) return f(std::integral_constant<int, 64>{});
   if (channels == 128) return f(std::integral_constant<int, 128>{});
-  throw std::invalid_argument("gated block: 32, 64 or 128 channels");
+  if (channels == 256) return f(std::integral_constant<int, 256>{});
+  throw std::invalid_argument("gated block: 32, 64, 128 or 256 channels");
 }
 
 }  // namespace
 
 bool gated_block_supports(Type type, int64_t channels, const Device& device) {
-  if (type == Type::f32 || device.capability < 80 || (channels != 32 && channels != 64 && channels != 128))
-    return false;
+  const bool known = channels == 32 || channels == 64 || channels == 128 || channels == 256;
+  if (type == Type::f32 || device.capability < 80 || !known) return false;
   int64_t bytes = 0;
   with_channels(channels, [&](auto c) { bytes = std::max(Sizes<c>::kFrontBytes, Sizes<c>::kBackBytes); });
   return bytes <= device.shared_limit;
@@ -410,8 +412,8 @@ void gated_back(Type type, const GatedBack& block, const ConstImages& gated, con
   const BackParams p{block, gated, scale, x, y, static_cast<int>(out.width), static_cast<int>(out.pixels())};
   with_half_type(type, "gated_back", [&](auto t) {
     with_channels(out.channels, [&](auto c) {
-      launch(gated_back_kernel<decltype(t), c>, ceil_div(out.pixels(), kBackPixels), kBlock, Sizes<c>::kBackBytes,
-             stream, p);
+      launch(gated_back_kernel<decltype(t), c>, ceil_div(out.pixels(), Sizes<c>::kBackPixels), kBlock,
+             Sizes<c>::kBackBytes, stream, p);
     });
   });
 }

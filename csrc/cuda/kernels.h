@@ -150,7 +150,7 @@ void gate(Type type, bool gelu, const ConstImages& x, const Extent& out, const I
 // NAFNet's block in two kernels, of float16 or bfloat16, around the mean over the picture that it needs: with y = x +
 // project(g * scale) and g = gate(depthwise(expand(norm(x)))), where gate(a, b) = a * b and depthwise is 3x3 with zeros
 // around, the block is y + contract(gate(expand(norm(y)))). The norms are plain: what they scale and shift by is part
-// of the weights and biases that follow. Weights are packed; channels are 32, 64 or 128.
+// of the weights and biases that follow. Weights are packed; channels are 32, 64, 128 or 256.
 struct GatedFront {
   float epsilon = 0.0f;                                           // of the norm
   const void *expand = nullptr, *depthwise = nullptr;             // to 2 * channels, and of them

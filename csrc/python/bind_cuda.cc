@@ -257,6 +257,16 @@ void bind_cuda(py::module_& parent) {
       },
       release, "type"_a, "x"_a, "heads"_a, "fold"_a, "grams"_a, "stream"_a);
   m.def(
+      "softmax_of_grams",
+      [](Address grams, int64_t rows, int64_t heads, int64_t channels, Address temperature, Address weights,
+         Address stream) {
+        softmax_of_grams(reinterpret_cast<float*>(grams), rows, heads, channels,
+                         reinterpret_cast<const float*>(temperature), reinterpret_cast<float*>(weights),
+                         stream_of(stream));
+      },
+      release, "channels: of a head.", "grams"_a, "rows"_a, "heads"_a, "channels"_a, "temperature"_a, "weights"_a,
+      "stream"_a);
+  m.def(
       "fold_mixture",
       [](const std::string& type, Address weights, int64_t channels, int64_t heads, Address project,
          int64_t out_channels, Address folded, Address stream) {

@@ -272,21 +272,23 @@ def _cuda(
     with dispatch.launching(x) as stream:
         if path == "triton":
             from fastrestore.triton import conv2d as triton_conv2d
+            from fastrestore.triton import depthwise as triton_depthwise
 
             y = x.new_empty(n, height, width, out)
-            triton_conv2d.conv2d(
+            run = triton_depthwise.depthwise if depthwise else triton_conv2d.conv2d
+            run(
                 pixels.contiguous(),
-                weight.flatten(2).permute(2, 0, 1).contiguous(),
+                (weight.flatten(1).T if depthwise else weight.flatten(2).permute(2, 0, 1)).contiguous(),
                 bias,
                 None if r is None else r.contiguous(),
                 y,
+                triton_conv2d.Epilogue(
+                    {"none": 1.0, "relu": 0.0, "leaky_relu": slope}[activation], scale, residual_first
+                ),
                 kernel_size=tuple(weight.shape[2:]),
                 stride=tuple(stride),
                 padding=tuple(padding),
                 dilation=tuple(dilation),
-                slope={"none": 1.0, "relu": 0.0, "leaky_relu": slope}[activation],
-                scale=scale,
-                residual_first=residual_first,
             )
             return y.permute(0, 3, 1, 2)
         y = dispatch.empty((n, height, width, out), x)

@@ -37,13 +37,17 @@ class Way:
 WAYS = (
     Way("conv2d", "cuda", 80, HALVES, 96),
     Way("conv2d", "triton", 75, (torch.float16,), 96),
+    Way("conv2d", "triton", 80, (torch.bfloat16,), 96),
     Way("depthwise", "cuda", 75, FLOATS),
+    Way("depthwise", "triton", 75, FLOATS),
     Way("pixel_shuffle", "cuda", 75, FLOATS),
     Way("pixel_shuffle", "triton", 75, FLOATS),
     Way("layer_norm", "cuda", 75, FLOATS, 2048),
     Way("layer_norm", "triton", 75, FLOATS, 4096),
     Way("window_attention", "cuda", 80, HALVES, 32),
     Way("window_attention", "triton", 80, HALVES, 64),
+    Way("channel_attention", "cuda", 80, HALVES, 48),
+    Way("channel_attention", "triton", 80, HALVES, 128),
 )
 
 counts: Counter[str] = Counter()  # of "operator path", in this process
@@ -60,7 +64,7 @@ def kernels():
 
 
 def path_for(op: str, capability: int, dtype: torch.dtype, channels: int) -> str:
-    """cuda, triton or torch.  channels: of the widest side; for window_attention those of a head.
+    """cuda, triton or torch.  channels: of the widest side; for attention those of a head.
 
     Raises ValueError if FASTRESTORE_GPU is none of them.
     """

@@ -4,25 +4,36 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from fastrestore.triton.common import gelu
+
+
+@triton.jit
+def normalised(v, held, channels, epsilon, SUBTRACT: tl.constexpr):
+    """(v - mean) / sqrt(variance + epsilon) over the channels that are held; without SUBTRACT the mean stays.
+
+    v: float32 [pixels, block of all channels], 0 where none is held.
+    """
+    centred = tl.where(held[None, :], v - tl.sum(v, 1)[:, None] / channels, 0.0)
+    factor = 1.0 / tl.sqrt(tl.sum(centred * centred, 1)[:, None] / channels + epsilon)
+    if SUBTRACT:
+        v = centred
+    return v * factor
+
 
 @triton.jit
 def norm_kernel(
     x, scale, shift, y, pixels, channels, epsilon,
     HAS_SHIFT: tl.constexpr, SUBTRACT: tl.constexpr, BLOCK_PIXELS: tl.constexpr, BLOCK_CHANNELS: tl.constexpr,
 ):  # fmt: skip
-    """(x - mean) / sqrt(variance + epsilon) * scale + shift; without SUBTRACT the mean stays."""
+    """What `normalised` gives, * scale + shift."""
     pixel = tl.program_id(0).to(tl.int64) * BLOCK_PIXELS + tl.arange(0, BLOCK_PIXELS)
     channel = tl.arange(0, BLOCK_CHANNELS)
     held = channel < channels
     kept = (pixel < pixels)[:, None] & held[None, :]
     at = pixel[:, None] * channels + channel[None, :]
     v = tl.load(x + at, mask=kept, other=0.0).to(tl.float32)
-    mean = tl.sum(v, 1)[:, None] / channels
-    centred = tl.where(held[None, :], v - mean, 0.0)
-    factor = 1.0 / tl.sqrt(tl.sum(centred * centred, 1)[:, None] / channels + epsilon)
-    if SUBTRACT:
-        v = centred
-    v = v * factor * tl.load(scale + channel, mask=held, other=0.0)[None, :]
+    v = normalised(v, held, channels, epsilon, SUBTRACT)
+    v = v * tl.load(scale + channel, mask=held, other=0.0)[None, :]
     if HAS_SHIFT:
         v += tl.load(shift + channel, mask=held, other=0.0)[None, :]
     tl.store(y + at, v.to(y.dtype.element_ty), mask=kept)
@@ -37,7 +48,7 @@ def gate_kernel(x, y, count, channels, GELU: tl.constexpr, BLOCK: tl.constexpr):
     left = tl.load(source, mask=kept, other=0.0).to(tl.float32)
     right = tl.load(source + channels, mask=kept, other=0.0).to(tl.float32)
     if GELU:
-        left = 0.5 * left * (1.0 + tl.erf(left * 0.7071067811865476))
+        left = gelu(left)
     tl.store(y + at, (left * right).to(y.dtype.element_ty), mask=kept)
 
 

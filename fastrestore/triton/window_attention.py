@@ -1,11 +1,11 @@
 """Attention within windows of up to 8 x 8 pixels; windows, shift and distances are arithmetic on indices."""
 
-import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from fastrestore.triton import interpreted
+from fastrestore.triton import widens
+from fastrestore.triton.common import product
 
 TOKENS = 64  # of the largest window
 
@@ -36,10 +36,7 @@ def kernel(
     q = tl.load(source, mask=held, other=0.0)
     k = tl.load(source + heads * DEPTH, mask=held, other=0.0)
     v = tl.load(source + 2 * heads * DEPTH, mask=held, other=0.0)
-    if WIDEN:
-        q = q.to(tl.float32)
-        k = k.to(tl.float32)
-    scores = tl.dot(q, tl.trans(k), input_precision="ieee") * factor
+    scores = product(q, tl.trans(k), tl.zeros((TOKENS, TOKENS), tl.float32), WIDEN) * factor
     down = token[:, None] // SIDE - token[None, :] // SIDE + SIDE - 1
     right = token[:, None] % SIDE - token[None, :] % SIDE + SIDE - 1
     pairs = (token < SIDE * SIDE)[:, None] & (token < SIDE * SIDE)[None, :]
@@ -47,11 +44,7 @@ def kernel(
     scores = tl.where(inside[None, :], scores, float("-inf"))
     weights = tl.exp(scores - tl.max(scores, 1)[:, None])
     weights = weights / tl.sum(weights, 1)[:, None]
-    rounded = weights.to(v.dtype)
-    if WIDEN:
-        rounded = rounded.to(tl.float32)
-        v = v.to(tl.float32)
-    result = tl.dot(rounded, v, input_precision="ieee")
+    result = product(weights.to(v.dtype), v, tl.zeros((TOKENS, BLOCK_DEPTH), tl.float32), WIDEN)
     target = y + (pixel * (heads * DEPTH) + head * DEPTH)[:, None] + depth[None, :]
     tl.store(target, result.to(y.dtype.element_ty), mask=held)
 
@@ -70,6 +63,6 @@ def window_attention(qkv: Tensor, bias: Tensor, y: Tensor, heads: int, side: int
         DEPTH=depth,
         BLOCK_DEPTH=max(16, triton.next_power_of_2(depth)),
         TOKENS=TOKENS,
-        WIDEN=interpreted() and qkv.dtype == torch.bfloat16,
+        WIDEN=widens(qkv.dtype),
         num_warps=4,
     )  # fmt: skip

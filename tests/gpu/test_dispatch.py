@@ -10,7 +10,7 @@ from contextlib import contextmanager
 import pytest
 import torch
 
-from fastrestore.ops import _C, conv2d, dispatch, layer_norm, pixel_shuffle, window_attention
+from fastrestore.ops import _C, channel_attention, conv2d, dispatch, layer_norm, pixel_shuffle, window_attention
 from fastrestore.triton import available
 from gpu import emulated
 
@@ -21,7 +21,9 @@ def module_of(function):
     return sys.modules[function.__module__]
 
 
-CONV2D, NORM, SHUFFLE, ATTENTION = map(module_of, (conv2d, layer_norm, pixel_shuffle, window_attention))
+CONV2D, NORM, SHUFFLE, ATTENTION, CHANNELS = map(
+    module_of, (conv2d, layer_norm, pixel_shuffle, window_attention, channel_attention)
+)
 
 
 @pytest.fixture
@@ -95,7 +97,7 @@ def test_depthwise(path):
     options = [[1, 1], [1, 1], [1, 1], 12, "relu", 0.0, 1.0, False]
     y = CONV2D._cuda(x, weight, None, None, *options, "auto")
     close(y, CONV2D.reference(x.double(), weight.double(), None, None, *options), path)
-    assert dispatch.counts == {f"depthwise {'torch' if path == 'triton' else path}": 1}
+    assert dispatch.counts == {f"depthwise {path}": 1}
 
 
 def test_pixel_shuffle(path):
@@ -121,10 +123,22 @@ def test_window_attention(path):
     assert y.is_contiguous()
 
 
+@pytest.mark.parametrize(("heads", "depth"), [(2, 8), (1, 5)])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=str)
+def test_channel_attention(path, heads, depth, layout):
+    qkv = sample(2, 3 * heads * depth, 9, 7).contiguous(memory_format=layout)
+    temperature = sample(heads, seed=1) + 2
+    y = CHANNELS._cuda(qkv, temperature)
+    close(y, CHANNELS.reference(qkv.double(), temperature.double()), path)
+    assert y.is_contiguous(memory_format=torch.channels_last)
+    assert dispatch.counts == {f"channel_attention {path}": 1}
+
+
 def test_empty(path):
     options = [[1, 1], [1, 1], [1, 1], 1, "relu", 0.0, 1.0, False]
     assert CONV2D._cuda(sample(0, 3, 4, 4), sample(5, 3, 3, 3), None, None, *options, "auto").shape == (0, 5, 4, 4)
     assert NORM._cuda(sample(0, 3, 4, 4), sample(3), None, 1e-5, True).shape == (0, 3, 4, 4)
+    assert CHANNELS._cuda(sample(0, 12, 4, 4), sample(2)).shape == (0, 4, 4, 4)
 
 
 def test_the_table(on_host, monkeypatch):
@@ -134,6 +148,9 @@ def test_the_table(on_host, monkeypatch):
     half, full = torch.float16, torch.float32
     assert dispatch.path_for("conv2d", 90, half, 64) == "cuda"
     assert dispatch.path_for("conv2d", 75, half, 64) == "triton"
+    assert dispatch.path_for("conv2d", 75, torch.bfloat16, 64) == "torch"
+    assert dispatch.path_for("channel_attention", 90, half, 48) == "cuda"
+    assert dispatch.path_for("channel_attention", 90, half, 96) == "triton"
     assert dispatch.path_for("conv2d", 90, half, 128) == "torch"
     assert dispatch.path_for("conv2d", 90, full, 64) == "torch"
     assert dispatch.path_for("window_attention", 120, torch.bfloat16, 64) == "triton"

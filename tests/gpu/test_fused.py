@@ -5,7 +5,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from gpu.emulated import H100, RTX, Gpu, assert_on_tensor_cores, padded, poisoned
+from gpu.emulated import A100, H100, RTX, Gpu, assert_on_tensor_cores, padded, poisoned
 from gpu.test_convolution import NAMES, TOLERANCE, pack
 
 EPSILON = 1e-6
@@ -62,7 +62,7 @@ def front(machine, dtype, height, width, channels, bias=True):
 @pytest.mark.parametrize("dtype", HALVES, ids=str)
 @pytest.mark.parametrize(
     ("height", "width", "channels", "bias"),
-    [(9, 17, 32, True), (8, 16, 64, False), (1, 1, 32, True), (3, 5, 128, True)],
+    [(9, 17, 32, True), (8, 16, 64, False), (1, 1, 32, True), (3, 5, 128, True), (2, 3, 256, True)],
 )
 def test_the_front_of_a_gated_block(machine, height, width, channels, bias, dtype):
     y, sums, exact, counts = front(machine, dtype, height, width, channels, bias)
@@ -76,7 +76,7 @@ def test_the_front_of_a_gated_block(machine, height, width, channels, bias, dtyp
 @pytest.mark.parametrize("dtype", HALVES, ids=str)
 @pytest.mark.parametrize(
     ("height", "width", "channels", "bias"),
-    [(11, 13, 32, True), (5, 9, 64, False), (1, 1, 32, True), (2, 20, 128, True)],
+    [(11, 13, 32, True), (5, 9, 64, False), (1, 1, 32, True), (2, 20, 128, True), (5, 13, 256, True)],
 )
 def test_the_back_of_a_gated_block(machine, height, width, channels, bias, dtype):
     g = torch.Generator().manual_seed(channels)
@@ -152,8 +152,10 @@ def test_a_mixture_becomes_part_of_a_projection(machine, heads, n, out, dtype):
 
 
 def test_what_a_device_has_no_room_for(module):
-    """The fused block of 128 channels takes more shared memory than a small card's blocks have."""
-    for device, channels, fits in ((H100, 128, True), (RTX, 128, False), (RTX, 64, True), (H100, 48, False)):
+    """The fused block of 128 channels and more takes more shared memory than a small card's blocks have."""
+    for device, channels, fits in (
+        (H100, 256, True), (A100, 256, True), (H100, 128, True), (RTX, 128, False), (RTX, 64, True), (H100, 512, False),
+        (H100, 48, False)):  # fmt: skip
         module.set_device(**device, seed=1)
         assert module.cuda.gated_block_supports("float16", channels) is fits
     assert not module.cuda.gated_block_supports("float32", 64)

@@ -6,6 +6,7 @@ from collections import Counter
 import numpy as np
 import pytest
 import test_recurrent_plans as recurrent
+import test_stream as streams
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -15,6 +16,7 @@ from fastrestore import cli, engine
 from fastrestore import image as images
 from fastrestore.errors import DeviceError, MemoryBudgetError
 from fastrestore.ops import dispatch
+from fastrestore.restorer import Stream
 from gpu import emulated
 
 
@@ -297,6 +299,49 @@ def test_a_named_model_on_a_gpu(on_gpu):
     restorer, image = fr.Restorer("denoise-cnn", device="cuda"), picture(20, 24, np.uint8)
     wanted = fr.Restorer("denoise-cnn", precision="float32")(image, sigma=20.0)
     assert np.abs(restorer(image, sigma=20.0).astype(int) - wanted).max() <= 1
+
+
+def off(actual, exact):
+    """The root mean square of the difference."""
+    return np.sqrt(np.square(actual.astype(np.float64) - exact).mean())
+
+
+@pytest.mark.parametrize(("precision", "most"), [("float32", 1e-5), ("float16", 2e-3)])
+def test_streams_and_bursts_on_a_gpu(on_gpu, precision, most):
+    """A recurrent network and its fusion are plans: as on the CPU, state and all, and to be resumed."""
+    model = streams.create("recurrent-unet", width=16, depth=1)
+    frames = list(streams.clip(2, height=21, width=26, dtype=np.float32))
+    restorer, cpu = fr.Restorer(model, device="cuda", precision=precision), fr.Restorer(model, threads=1)
+    session, resumed, wanted = Stream(restorer), Stream(restorer), list(cpu.stream(frames, sigma=12, clip=False))
+    assert session.info["device"] == "cuda" and session.info["path"] == "plan"
+    assert off(session(frames[0], sigma=12, clip=False), wanted[0]) < most
+    resumed.resume(session.state())
+    second = session(frames[1], sigma=12, clip=False)
+    assert off(second, wanted[1]) < most
+    assert off(second, restorer(frames[1], sigma=12, clip=False)) > 5 * most  # the past matters
+    np.testing.assert_array_equal(resumed(frames[1], sigma=12, clip=False), second)
+    if precision == "float32":
+        burst, theirs = (one.burst(frames, sigma=12, clip=False, reference=0, notices=[]) for one in (restorer, cpu))
+        assert off(burst, theirs) < most
+
+
+def test_a_burst_network_on_a_gpu(on_gpu):
+    """Its shots by the plan, their fusion over torch, wherever that computes."""
+    model = fr.create("burst-unet", widths=(16, 16), blocks=1, width=16)
+    shots = list(streams.clip(2, height=21, width=26))
+    ours, theirs = (fr.Restorer(model, device=device).burst(shots, sigma=12, reference=1, notices=[])
+                    for device in ("cuda", "cpu"))  # fmt: skip
+    assert np.abs(ours.astype(int) - theirs).max() <= 1
+
+
+def test_a_step_without_a_plan_needs_a_gpu_that_torch_can_use(on_gpu):
+    restorer = fr.Restorer(streams.create("fusion-unet"), device="cuda")
+    frames = streams.clip(2, height=21, width=26)
+    if torch.cuda.is_available():
+        assert len(list(restorer.stream(frames, sigma=12))) == 2
+        return
+    with pytest.raises(DeviceError, match="no usable CUDA device for torch"):
+        list(restorer.stream(frames, sigma=12))
 
 
 def test_without_a_gpu_the_error_says_so():
