@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from fastrestore.errors import DeviceError, MemoryBudgetError, ModelError
+from fastrestore.errors import DeviceError, MemoryBudgetError, ModelError, UnsupportedOperator
 from fastrestore.image import whole_file
 from fastrestore.lower import lower
 from fastrestore.ops import _C, dispatch  # ops imports torch before _C, so that both share one OpenMP runtime
@@ -145,7 +145,8 @@ class Plan:
 
         device: "cpu" (also "auto"), or "cuda": the current GPU, whose memory is meant then.  precision: on a GPU the
         type of images and products, float32, bfloat16 or float16; None is float16 for a float32 plan, else bfloat16.
-        Raises ValueError for what does not fit, DeviceError where there is no GPU or the core has no kernels for one.
+        Raises ValueError for what does not fit, DeviceError where there is no GPU or the core has no kernels for one,
+        UnsupportedOperator for a plan that only the CPU can run.
         """
         if device == "cuda":
             return CudaSession(self, precision or "", parse_memory(memory))
@@ -253,6 +254,8 @@ class CudaSession(Session):
             self._session = kernels.Session(plan._plan, precision, memory)
         except kernels.NoDevice as error:
             raise DeviceError(str(error)) from None
+        except kernels.NoKernel as error:
+            raise UnsupportedOperator(str(error)) from None
         self.precision: str = self._session.precision
         self.report: Any = None
 

@@ -89,10 +89,12 @@ class Restorer:
         self._lock = threading.RLock()
 
     @cached_property
-    def _fusion(self) -> engine.Plan | None:
-        """Of a recurrent model whose two parts are plans; only streams and bursts need it."""
-        if not isinstance(self._module, models.RecurrentUNet) or self._device == "cuda":
+    def _fusion(self) -> engine.Plan | stream.StepPlans | None:
+        """What a recurrent model needs beside its own plan, for streams and bursts only."""
+        if not stream.is_recurrent(self._module) or self._device == "cuda":
             return None
+        if isinstance(self._module, models.FusionUNet):
+            return stream.StepPlans(self._module, self._precision)
         return engine.compile(self._module.fusion, self._precision)
 
     @property
@@ -517,12 +519,11 @@ class Stream(Restorer):
         self._noise_level = stream.NoiseLevel()
         if stream.is_recurrent(self._module) and self._device == "cuda":
             raise DeviceError(f"{self.name} restores streams and bursts on the cpu only")
-        if self._fusion is not None:
+        if isinstance(self._fusion, stream.StepPlans):
+            self._runner = stream.StepRunner(self._fusion, self._memory, self._runner.threads)
+        elif self._fusion is not None:
             alone = self._runner.plan
             self._runner = stream.PlanRunner(alone, self._fusion, self._memory, self._runner.threads)
-        elif stream.is_recurrent(self._module):
-            self._runner = stream.TiledRunner(self._module, self._memory, self._precision)
-            self._path = f"torch, because {stream.NO_PLAN}"
 
     def watch(self, image: np.ndarray | PilImage.Image | Tensor, sigma: float | None = None) -> None:
         """Takes note of the next frame of a recurrent model's stream, whose result nobody needs: less work."""
