@@ -146,6 +146,7 @@ class StepPlans:
 
     def __init__(self, module: FusionUNet, precision: str):
         self._module, self._precision = module, precision
+        self.multiple_of = module.multiple_of  # of a state's sides; the plan for watching has fewer levels
 
     @cached_property
     def step(self) -> Plan:
@@ -177,13 +178,13 @@ class StepRunner(Runner):
         out: np.ndarray | None = None,
         progress: Progress | None = None,
     ) -> np.ndarray:
-        return self._advance(self._plans.step, image, sigma, strength, clip, out, progress)
+        return self._advance(self._plans.step, image, image, sigma, strength, clip, out, progress)
 
     def watch(self, image: np.ndarray, sigma: float | None = None) -> None:
-        self._advance(self._plans.watch, image, sigma)
+        self._advance(self._plans.watch, image, _padded(image, self._plans.multiple_of), sigma)
 
-    def _advance(self, plan: Plan, image: np.ndarray, *given: Any) -> np.ndarray:
-        """What the plan makes of the next frame; keeps the state after it."""
+    def _advance(self, plan: Plan, image: np.ndarray, frame: np.ndarray, *given: Any) -> np.ndarray:
+        """What the plan makes of the next frame, which is the image or that padded; keeps the state after it."""
         self._check(image)
         left = _left(self._memory, plan, image)
         if self._session is None or self._session.plan is not plan:
@@ -191,9 +192,9 @@ class StepRunner(Runner):
             self._session = plan.session(threads=self._threads, memory=left)
         outline = align.outline(image)
         state, cut = self._carried(outline)
-        self._session.states = _states(state, plan.multiple_of)
+        self._session.states = _states(state, self._plans.multiple_of)
         del state  # the session has a copy
-        result = self._session.run(image, *given)
+        result = self._session.run(frame, *given)
         self._follow(_state(self._session.states, image), outline, cut)
         return result
 

@@ -254,7 +254,7 @@ def test_local_means(side, channels):
 
 
 def test_a_local_mean_keeps_no_more_than_its_window():
-    net = randomised(Net(lambda x, a, m: x - m(a(x)), conv(3, 16), LocalMean(9)))
+    net = randomised(Net(lambda x, a, m, b: b(m(a(x))), conv(3, 16), LocalMean(9), conv(16, 3)))
     session = engine.compile(net).session(threads=1)
     assert session.working_bytes(4000, 256) < 1.02 * session.working_bytes(1000, 256)
 
@@ -281,7 +281,7 @@ def test_local_nafnet(precision, tmp_path):
         np.testing.assert_array_equal(loaded.session(threads=2).run(image, clip=False), actual)
         check_budgets(plan, image)
     whole = engine.compile(network("nafnet"), precision=precision).session(threads=1).run(image, clip=False)
-    assert np.abs(whole - actual).max() > 1e-3  # the windows matter
+    assert np.abs(whole - actual).max() > 1e-4 * scale  # the windows matter
 
 
 @pytest.mark.parametrize("width", [32, 64])

@@ -211,17 +211,22 @@ void Plan::choose_elements() {
   for (const Node& node : graph_.nodes())
     if (node.op == Op::warp || compares(node))
       for (int input : node.inputs) pinned[static_cast<size_t>(input)] = true;
-  std::vector<bool> keep(count, true);  // float32, unless a consumer that comes later says otherwise
+  std::vector<bool> leads(count, false);  // to a result without another convolution
+  std::vector<bool> keep(count, true);    // float32, unless a consumer that comes later says otherwise
   for (size_t n = count; n-- > 0;) {
     const Node& node = graph_.nodes()[n];
-    if (node.op == Op::input || node.op == Op::sigma_plane || node.op == Op::state || graph_.is_result(n))
-      keep[n] = true;
+    leads[n] = leads[n] || graph_.is_result(n);
+    if (node.op == Op::input || node.op == Op::sigma_plane || node.op == Op::state || leads[n]) keep[n] = true;
     if (node.fold > 0 || node.op == Op::channel_softmax || node.op == Op::warp || has_poles(node) || pinned[n])
       keep[n] = true;
     if (!keep[n]) steps_[n].element = Element::bf16;
     const bool convolution = node.op == Op::conv2d || node.op == Op::conv_transpose2d;
-    for (size_t i = 0; i < node.inputs.size(); ++i)
-      if ((convolution && i == 0) || !keep[n]) keep[static_cast<size_t>(node.inputs[i])] = false;
+    for (size_t i = 0; i < node.inputs.size(); ++i) {
+      const size_t input = static_cast<size_t>(node.inputs[i]);
+      const bool convolved = convolution && i == 0;
+      if (convolved || !keep[n]) keep[input] = false;
+      if (!convolved && leads[n]) leads[input] = true;
+    }
   }
 }
 
