@@ -16,6 +16,7 @@ from typing import Any
 
 from fastrestore import checkpoint, zoo
 from fastrestore.bench.networks import NETWORKS
+from fastrestore.bench.suites.models import ALONE
 
 ROOT = Path(__file__).parent.parent
 PEERS = {
@@ -48,21 +49,24 @@ def table(head: list[str], rows: list[list[str]]) -> str:
 
 
 def speed(folder: Path, isa: str = "") -> str:
-    """Times of the peers over ours; the strongest one's in bold.  isa: of the results that all were held to it."""
+    """Times of the peers over ours; the strongest one's in bold.  "over 1 thread": our own time with one over that with
+    these.  isa: of the results that all were held to it."""
     rows = []
     for result in load(folder, "*-*x*-*t.json"):
         if result.get("suite", "models") != "models" or "ratios" not in result or result.get("isa", "") != isa:
             continue
         own = result["rows"]["fastrestore"]
-        ratios = {name: ratio for name, ratio in result["ratios"].items() if name != "fastrestore"}
-        least = min(ratios.values())
+        ratios = {name: ratio for name, ratio in result["ratios"].items() if name in PEERS}
+        least = min(ratios.values(), default=0.0)
         cells = []
         for name in PEERS:
             text = f"x {ratios[name]:.2f}" if name in ratios else ""
             cells.append(f"**{text}**" if ratios.get(name) == least else text)
         about = [NETWORKS[result["network"]].title, result["size"], result["precision"], str(result["threads"])]
-        rows.append([*about, f"{own['ms']:.0f}", f"{own['gflops']:.0f}", f"{result['working_mib']:.0f}", *cells])
-    head = ["network", "size", "precision", "threads", "ms", "GFLOP/s", "MiB", *PEERS.values()]
+        alone = result["ratios"].get(ALONE)
+        figures = f"{own['ms']:.0f}", f"{own['gflops']:.0f}", f"{result['working_mib']:.0f}"
+        rows.append([*about, *figures, f"x {alone:.2f}" if alone else "", *cells])
+    head = ["network", "size", "precision", "threads", "ms", "GFLOP/s", "MiB", "over 1 thread", *PEERS.values()]
     return table(head, rows)
 
 

@@ -14,8 +14,8 @@ FR_INLINE Vec abs(Vec v) { return float_of(bits_of(v) & 0x7fffffff); }
 FR_INLINE Vec copy_sign(Vec magnitude, Vec sign) {
   return float_of((bits_of(magnitude) & 0x7fffffff) | (bits_of(sign) & static_cast<int32_t>(0x80000000)));
 }
-FR_INLINE Vec at_least(Vec v, float low) { return v < broadcast(low) ? broadcast(low) : v; }
-FR_INLINE Vec at_most(Vec v, float high) { return v > broadcast(high) ? broadcast(high) : v; }
+FR_INLINE Vec at_least(Vec v, float low) { return larger(broadcast(low), v); }
+FR_INLINE Vec at_most(Vec v, float high) { return smaller(broadcast(high), v); }
 
 // x = n * ln2 + r with |r| <= ln2 / 2; n is a whole number.
 struct Reduced {
@@ -50,6 +50,15 @@ FR_INLINE Vec exp(Vec x) {
   const Vec one = broadcast(1.0f);
   const IntVec half = part.integer >> 1;  // 2^n in two factors: n may lie outside of what one float can hold
   return (one + (part.r + exp_rest(part.r))) * power_of_two(half) * power_of_two(part.integer - half);
+}
+
+// exp(x) for x <= 0, where e^-87 is nothing: half of exp's instructions.
+FR_INLINE Vec exp_of_negative(Vec x) {
+  const Vec low = at_least(x, -87.0f);
+  const Vec magic = broadcast(12582912.0f + 127.0f);  // as reduce's; the last places hold the power's exponent
+  const Vec shifted = fma(low, broadcast(1.44269504f), magic), n = shifted - magic;
+  const Vec r = fma(n, broadcast(2.12194440e-4f), fma(n, broadcast(-0.693359375f), low));
+  return (broadcast(1.0f) + (r + exp_rest(r))) * float_of(bits_of(shifted) << 23);
 }
 
 // exp(x) - 1 for x <= 0, without cancellation near 0
@@ -140,7 +149,7 @@ FR_INLINE Vec erf(Vec x) {
   q = fma(q, u, broadcast(-0.10623689f));
   q = fma(q, u, broadcast(-0.6351513f));
   q = fma(q, u, broadcast(-1.1286485f));
-  const Vec large = broadcast(1.0f) - exp(q * u);
+  const Vec large = broadcast(1.0f) - exp_of_negative(q * u);
   return t < broadcast(0.925f) ? small : copy_sign(large, x);
 }
 

@@ -79,6 +79,19 @@ typedef uint16_t HalfLanes __attribute__((vector_size(kWidth * 2)));
 typedef uint16_t UnalignedHalfLanes __attribute__((vector_size(kWidth * 2), aligned(2), may_alias));
 typedef uint32_t Lanes __attribute__((vector_size(kWidth * 4)));
 
+// The first `count` lanes of v, 0 <= count <= kWidth, and zeros.
+FR_INLINE Vec first_lanes(Vec v, int64_t count) {
+#if defined(__AVX512F__)
+  return _mm512_maskz_mov_ps(static_cast<__mmask16>((1u << count) - 1), v);
+#else
+  Lanes lane;
+  FR_UNROLL
+  for (int i = 0; i < kWidth; ++i) lane[i] = static_cast<uint32_t>(i);
+  return reinterpret_cast<Vec>(reinterpret_cast<Lanes>(v) &
+                               reinterpret_cast<Lanes>(lane < static_cast<uint32_t>(count)));
+#endif
+}
+
 FR_INLINE Vec widen(HalfLanes v) { return reinterpret_cast<Vec>(__builtin_convertvector(v, Lanes) << 16); }
 FR_INLINE HalfLanes narrow(Vec v) {  // to nearest even; the instruction takes subnormals for zero
 #if defined(__AVX512BF16__)
@@ -106,13 +119,21 @@ FR_INLINE void store(Bf16* p, Vec a, Vec b) {
 #endif
 }
 FR_INLINE Vec load_partial(const Bf16* p, int64_t count) {
+#if defined(__AVX512F__)
+  return widen(reinterpret_cast<HalfLanes>(_mm256_maskz_loadu_epi16(static_cast<__mmask16>((1u << count) - 1), p)));
+#else
   HalfLanes lanes = {};
   for (int64_t i = 0; i < count; ++i) lanes[i] = p[i].bits;
   return widen(lanes);
+#endif
 }
 FR_INLINE void store_partial(Bf16* p, Vec v, int64_t count) {
   const HalfLanes lanes = narrow(v);
+#if defined(__AVX512F__)
+  _mm256_mask_storeu_epi16(p, static_cast<__mmask16>((1u << count) - 1), reinterpret_cast<__m256i>(lanes));
+#else
   for (int64_t i = 0; i < count; ++i) p[i].bits = lanes[i];
+#endif
 }
 
 // a * b + c, rounded once where the instruction set can (x86 without FMA rounds the product too).
@@ -141,18 +162,31 @@ struct Bf16Pairs {
 };
 #endif
 
-// max(v, 0) that keeps NaN: the x86 instruction returns its second operand when either is NaN.
-FR_INLINE Vec relu(Vec v) {
+// The second where either is NaN, which is what the x86 instructions return.
+FR_INLINE Vec larger(Vec a, Vec b) {
 #if defined(__AVX512F__)
-  return _mm512_maskz_max_ps(0xffff, _mm512_setzero_ps(), v);  // GCC warns about _mm512_max_ps itself
+  return _mm512_maskz_max_ps(0xffff, a, b);  // GCC warns about _mm512_max_ps itself
 #elif defined(__AVX2__)
-  return _mm256_max_ps(_mm256_setzero_ps(), v);
+  return _mm256_max_ps(a, b);
 #elif FR_X86
-  return _mm_max_ps(_mm_setzero_ps(), v);
+  return _mm_max_ps(a, b);
 #else
-  return v < Vec{} ? Vec{} : v;
+  return a > b ? a : b;
 #endif
 }
+FR_INLINE Vec smaller(Vec a, Vec b) {
+#if defined(__AVX512F__)
+  return _mm512_maskz_min_ps(0xffff, a, b);
+#elif defined(__AVX2__)
+  return _mm256_min_ps(a, b);
+#elif FR_X86
+  return _mm_min_ps(a, b);
+#else
+  return a < b ? a : b;
+#endif
+}
+
+FR_INLINE Vec relu(Vec v) { return larger(Vec{}, v); }  // keeps NaN
 
 FR_INLINE Vec leaky_relu(Vec v, Vec slope) { return v < Vec{} ? v * slope : v; }
 

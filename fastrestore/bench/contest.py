@@ -29,20 +29,21 @@ class WrongAnswer(AssertionError):
 
 
 def fastrestore_peer(network: Network, image: np.ndarray, threads: int, precision: str, memory: str | None) -> Peer:
-    """Our plan.  Raises Skipped if there is none for this network or precision."""
-    if precision not in engine.PRECISIONS:
-        raise Skipped(f"fastrestore has no {precision} yet")
+    """Our plan.  Raises Skipped if there is none for this network."""
     model = network.model()
+    sigma = SIGMA if model.takes_sigma else None
+    pictures = [(image, sigma)] if precision == "int8" else None  # the peers' ranges are this picture's, too
     try:
-        session = engine.compile(model, precision=precision).session(threads=threads, memory=memory)
+        plan = engine.compile(model, precision=precision, calibration=pictures)
     except UnsupportedOperator as error:
         raise Skipped(f"fastrestore has no plan for {network.title}: {error}") from error
-    out, sigma = np.empty_like(image), SIGMA if model.takes_sigma else None
+    session, out = plan.session(threads=threads, memory=memory), np.empty_like(image)
 
     def run() -> np.ndarray:
         return session.run(image, sigma=sigma, clip=False, out=out)
 
-    return Peer(run, session.info | {"working_mib": round(session.working_bytes(*image.shape[:2]) / 2**20, 1)})
+    working = {"working_mib": round(session.working_bytes(*image.shape[:2]) / 2**20, 1)}
+    return Peer(run, session.info | working | plan.card)  # the card: what calibration found
 
 
 class Truth:

@@ -34,11 +34,21 @@ def test_a_network_from_command_to_report(tmp_path):
     assert compared.exit_code == 0 and "0 faster, 0 slower, 1 without a difference" in compared.output
 
 
+def test_more_threads_are_compared_with_one():
+    result = in_fresh_process("models", {"network": "ffdnet", "size": "64x48", "threads": 2, "peers": "none"})
+    assert list(result["rows"]) == list(result["ratios"]) == ["fastrestore", "fastrestore, 1 thread"]
+    assert [row["settings"]["threads"] for row in result["rows"].values()] == [2, 1]
+
+
+def test_int8_is_calibrated_with_the_picture():
+    result = in_fresh_process("models", {"network": "ffdnet", "size": "64x48", "precision": "int8", "peers": "none"})
+    settings = result["rows"]["fastrestore"]["settings"]
+    assert settings["precision"] == "int8" and settings["int8"]["images"] > 0 and settings["int8"]["psnr"] >= 45
+
+
 def test_what_cannot_be_measured_is_said(monkeypatch):
     done = run("models", "--network", "ffdnet", "--size", "33x32", "--peers", "none")
     assert done.exit_code == 0 and "skipped: FFDNet takes sides that are multiples of 2" in done.output
-    with pytest.raises(Skipped, match=r"has no int8"):
-        in_fresh_process("models", {"network": "ffdnet", "size": "32x32", "precision": "int8"})
     monkeypatch.setenv("FASTRESTORE_DATA", "/nowhere")
     with pytest.raises(Skipped, match="FASTRESTORE_DATA"):
         quality.data_folder()

@@ -30,10 +30,8 @@ FR_INLINE void normalise(const LayerNormRow& row, int64_t x, const In* const (&i
       squares[m] = fma(off, off, squares[m]);
     }
   if (rest > 0)
-    for (int m = 0; m < kCount; ++m) {
-      float lanes[kWidth] = {};  // idle lanes would add the mean's square
-      store_partial(lanes, load_partial(in[m] + whole, rest) - mean[m], rest);
-      const Vec off = load(lanes);
+    for (int m = 0; m < kCount; ++m) {  // idle lanes would add the mean's square
+      const Vec off = first_lanes(load_partial(in[m] + whole, rest) - mean[m], rest);
       squares[m] = fma(off, off, squares[m]);
     }
   for (int m = 0; m < kCount; ++m) {

@@ -25,8 +25,7 @@ struct AttentionWindow {
 // Floats from row to row of scores and biases: whole vectors of every instruction set.
 inline int64_t attention_pitch(int64_t side) { return (side * side + 15) / 16 * 16; }
 
-// [head][query pixel][key pixel, up to attention_pitch] from [head][2 side - 1][2 side - 1]: each row beyond its pixels
-// holds what makes the softmax's weights 0.
+// [head][key pixel][query pixel, zeros up to attention_pitch] from [head][2 side - 1][2 side - 1].
 std::vector<float> attention_bias(const std::vector<float>& by_distance, int64_t heads, int64_t side);
 
 int64_t window_scratch_floats(int64_t side, int64_t head_channels);

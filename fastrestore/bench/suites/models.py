@@ -1,11 +1,12 @@
 """Whole networks beside the strongest peers, interleaved in one process: which is how much faster?"""
 
+from functools import partial
 from typing import Any
 
 from fastrestore.bench.ceilings import SAVED_BY_WINOGRAD, arithmetic, check_possible
-from fastrestore.bench.contest import line_up
+from fastrestore.bench.contest import fastrestore_peer, line_up
 from fastrestore.bench.machine import machine
-from fastrestore.bench.networks import NETWORKS, flops_per_pixel, sides
+from fastrestore.bench.networks import NETWORKS, flops_per_pixel, picture, sides
 from fastrestore.bench.peers import chosen
 from fastrestore.bench.timing import OURS, table
 
@@ -16,6 +17,7 @@ AXES = {
     "threads": [1, 2],
     "isa": ["", "avx2"],
 }
+ALONE = f"{OURS}, 1 thread"  # beside ours with more of them: what they gain
 STRONGEST = "ncnn,openvino,onnxruntime,compile"  # of the peers, one or the other
 SHORT = [
     {"network": network, "size": size, "precision": precision, "threads": 1, "peers": STRONGEST, "rounds": 5}
@@ -43,6 +45,9 @@ def run(
     """size: WIDTHxHEIGHT.  memory: our plan's budget, e.g. 64MiB.  Raises Skipped where there is no plan of ours."""
     line = line_up(network, size, threads, precision, chosen(peers), memory, isa)
     height, width = sides(size)
+    if threads > 1:
+        alone = partial(fastrestore_peer, NETWORKS[network], picture(height, width), 1, precision, memory)
+        line.admit(ALONE, alone, "fastrestore")
     compared = line.compare(flops_per_pixel(NETWORKS[network]) * height * width / 1e9, threads, rounds)
     ceiling = max(arithmetic(precision), *compared["conditions"]["fma_peak_gflops_all"]) * threads
     for who, row in compared["rows"].items():
