@@ -82,12 +82,12 @@ FR_INLINE Vec log1p_of_unit(Vec t) {
 FR_INLINE Vec log(Vec x) {
   const Vec tiny = broadcast(1.17549435e-38f);  // below it the exponent's bits do not tell the size
   const Vec scaled = x < tiny ? x * broadcast(8388608.0f) : x;
-  const IntVec bits = bits_of(scaled);
+  const Lanes bits = (Lanes)scaled;
   // scaled = m * 2^n with m from about sqrt(1/2) to sqrt(2): where x is near 1, n is 0 and nothing cancels.
-  const IntVec n = (bits - 0x3f3504f3) >> 23;
+  const IntVec n = (IntVec)(bits - 0x3f3504f3u) >> 23;
   const Vec exponent = __builtin_convertvector(n, Vec) - (x < tiny ? broadcast(23.0f) : Vec{});
   const Vec rest =
-      fma(exponent, broadcast(-2.12194440e-4f), log1p_of_unit(float_of(bits - (n << 23)) - broadcast(1.0f)));
+      fma(exponent, broadcast(-2.12194440e-4f), log1p_of_unit((Vec)(bits - ((Lanes)n << 23)) - broadcast(1.0f)));
   const Vec result = fma(exponent, broadcast(0.693359375f), rest);
   const Vec infinity = broadcast(__builtin_inff());
   const Vec special = x == Vec{} ? -infinity : x < Vec{} ? broadcast(__builtin_nanf("")) : x;  // infinity and NaN stay
