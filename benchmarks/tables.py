@@ -19,6 +19,7 @@ from fastrestore.bench.networks import NETWORKS
 from fastrestore.bench.suites.models import ALONE
 
 ROOT = Path(__file__).parent.parent
+PRECISIONS = "float32", "bfloat16", "int8"
 PEERS = {
     "OpenVINO": "OpenVINO",
     "ONNX Runtime": "ONNX Runtime",
@@ -38,7 +39,7 @@ def load(folder: Path, pattern: str) -> list[dict[str, Any]]:
     def order(result: dict[str, Any]) -> tuple:
         width, height = pixels[id(result)]
         place = list(NETWORKS).index(result["network"])
-        return place, result.get("precision", "float32") != "float32", width * height, result["threads"]
+        return place, PRECISIONS.index(result.get("precision", "float32")), width * height, result["threads"]
 
     return sorted(results, key=order)
 
