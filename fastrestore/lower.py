@@ -7,10 +7,13 @@ lower_ops.py:
     dilation, with zero, reflected or repeated borders, also where these come from a pad before it;
   - ReLU and its relatives, PReLU, sigmoid, tanh, GELU, SiLU, ELU, softplus, clamping;
   - sum, difference and product of images, of an image and a constant or one value for each channel; batch norm;
+  - quotient, minimum and maximum of images, root, exponential, logarithm, reciprocal, and which of two is greater, as
+    1 or 0;
   - concat, split and reordering of channels, pixel shuffle and unshuffle, max and average pooling, resizing by a
     whole factor, and a plane filled from sigma;
   - layer norm over channels, linear layers where channels stand last, window and channel attention (our operators),
-    means over the whole picture, warping by a flow (our operator);
+    means over the whole picture, over windows (our operator) and over channels, the greatest channel, warping by a
+    flow (our operator);
   - states: a module with `states`, a list of (channels, stride), takes them as its last arguments and gives their
     successors after its result.
 What works on constants alone, such as a weight's normalisation, is computed once.  Each fusion needs that nobody

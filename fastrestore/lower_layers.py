@@ -184,9 +184,25 @@ def adaptive_avg_pool2d(walk, node, x, size):
 
 
 def mean(walk, node, x, dims=None, keepdim=False, **_):
-    if not keepdim or sorted(d % 4 for d in dims or []) != [2, 3]:
-        raise ValueError("only the mean over height and width, which are kept, has a plan")
-    return _mean(walk, x)
+    axes = sorted(d % 4 for d in dims or [])
+    if not keepdim or axes not in ([1], [2, 3]):
+        raise ValueError("only the mean over height and width, or over channels, which are kept, has a plan")
+    return _channel_pool(walk, x, "average") if axes == [1] else _mean(walk, x)
+
+
+def amax(walk, node, x, dims=(), keepdim=False):
+    if not keepdim or [d % 4 for d in dims] != [1]:
+        raise ValueError("only the greatest of the channels, which are kept, has a plan")
+    return _channel_pool(walk, x, "max")
+
+
+def _channel_pool(walk, x, kind):
+    return walk.add("channel_pool", image(walk, x), channels=1, kind=kind)
+
+
+def local_mean(walk, node, x, side):
+    x = image(walk, x)
+    return walk.add("local_mean", x, channels=x.channels, side=side)
 
 
 def _mean(walk, x):

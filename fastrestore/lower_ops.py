@@ -15,6 +15,7 @@ from torch import Tensor
 
 from fastrestore.lower_layers import (
     adaptive_avg_pool2d,
+    amax,
     avg_pool2d,
     channel_attention,
     conv2d,
@@ -23,6 +24,7 @@ from fastrestore.lower_layers import (
     layer_norm,
     layer_norm_last,
     linear,
+    local_mean,
     max_pool2d,
     mean,
     pad,
@@ -148,18 +150,10 @@ def mul(walk, node, a, b):
             x = image(walk, x)
             scale = by_channel(constant, x.channels)
             return _affine(walk, node, position, x, scale, torch.zeros_like(scale))
-    operands, channels = [], []
-    for x in (a, b):  # a run of channels is read in place
-        part = view(x)
-        if len(part.ranges) > 1:
-            part = view(image(walk, x))
-        operands.append(part.record)
-        channels += part.ranges
+    operands, channels = _two(walk, a, b)
     if operands[0].whole and not operands[1].whole:
         operands, channels = operands[::-1], channels[::-1]
     counts = {count for _, count in channels}
-    if len(counts) > 1 and 1 not in counts:
-        raise ValueError("the operands have different channels")
     for position, other in ((0, 1), (1, 0)):
         gate = walk.sole_source(node, position)
         if len(counts) == 1 and gate is not None and gate.method == "activate" and gate.arguments["slope"] is None:
@@ -174,10 +168,49 @@ def mul(walk, node, a, b):
     return walk.add("multiply", *operands, channels=max(counts), parts=channels)
 
 
+def _two(walk, a, b) -> tuple[list[Record], list[tuple[int, int]]]:
+    """Two images and what is read of each: a run of channels, in place."""
+    operands, channels = [], []
+    for x in (a, b):
+        part = view(x)
+        if len(part.ranges) > 1:
+            part = view(image(walk, x))
+        operands.append(part.record)
+        channels += part.ranges
+    counts = {count for _, count in channels}
+    if len(counts) > 1 and 1 not in counts:
+        raise ValueError("the operands have different channels")
+    return operands, channels
+
+
 def div(walk, node, a, b):
     if not is_image(b) and not isinstance(b, Sigma):
         return mul(walk, node, a, 1 / b.double() if isinstance(b, Tensor) else 1 / b)
-    raise ValueError("an image can be divided by a constant, not by another image")
+    return _combine(walk, a, b, "divide")
+
+
+def _combine(walk, a, b, formula):
+    if not is_image(a) or not is_image(b):
+        raise ValueError("one of the operands is not an image")
+    operands, channels = _two(walk, a, b)
+    return walk.add("combine", *operands, channels=max(n for _, n in channels), parts=channels, formula=formula)
+
+
+def minimum(walk, node, a, b):
+    return _combine(walk, a, b, "minimum")
+
+
+def maximum(walk, node, a, b):
+    return _combine(walk, a, b, "maximum")
+
+
+def greater(walk, node, a, b):
+    """1 where a > b, else 0; b may be a constant."""
+    return _combine(walk, a, b, "above") if is_image(b) else activate(walk, node, a, "above", (number(b),))
+
+
+def less(walk, node, a, b):
+    return _combine(walk, b, a, "above") if is_image(b) else greater(walk, node, neg(walk, node, a), -number(b))
 
 
 def power(walk, node, x, exponent):
@@ -429,8 +462,10 @@ HANDLERS = {
     "aten.layer_norm": layer_norm_last,
     "aten.adaptive_avg_pool2d": adaptive_avg_pool2d,
     "aten.mean.dim": mean,
+    "aten.amax": amax,
     "aten.permute": permute,
     "fastrestore.layer_norm": layer_norm,
+    "fastrestore.local_mean": local_mean,
     "fastrestore.warp": warp,
     "fastrestore.window_attention": window_attention,
     "fastrestore.channel_attention": channel_attention,
@@ -466,6 +501,17 @@ HANDLERS = {
             "aten.hardsigmoid": curve("hard_sigmoid"),
             "aten.hardswish": curve("hard_swish"),
             "aten.softplus": softplus,
+            "aten.exp": curve("exp"),
+            "aten.log": curve("log"),
+            "aten.log1p": curve("log1p"),
+            "aten.sqrt": curve("sqrt"),
+            "aten.reciprocal": curve("reciprocal"),
+            "aten.minimum": minimum,
+            "aten.maximum": maximum,
+            "aten.gt.Scalar": greater,
+            "aten.gt.Tensor": greater,
+            "aten.lt.Scalar": less,
+            "aten.lt.Tensor": less,
         }
     ),
     **dict.fromkeys(

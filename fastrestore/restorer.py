@@ -124,13 +124,15 @@ class Restorer:
         return zoo.load(self._model)
 
     @cached_property
-    def _fusion(self) -> Plan | None:
-        """Of a recurrent model whose two parts are plans; only streams and bursts need it."""
-        from fastrestore import engine, models
+    def _fusion(self) -> Plan | stream.StepPlans | None:
+        """What a recurrent model needs beside its own plan, for streams and bursts only."""
+        from fastrestore import engine, models, stream
 
-        if not isinstance(self._module, models.RecurrentUNet):
-            return None
-        return engine.compile(self._module.fusion, "auto" if self._device == "cuda" else self._precision)
+        if isinstance(self._module, models.FusionUNet):
+            return stream.StepPlans(self._module, self._precision)
+        if isinstance(self._module, models.RecurrentUNet):
+            return engine.compile(self._module.fusion, "auto" if self._device == "cuda" else self._precision)
+        return None
 
     @property
     def info(self) -> dict[str, Any]:
@@ -558,21 +560,18 @@ class Stream(Restorer):
     """A restorer of the frames of one clip, called with one after the other; see Restorer.stream."""
 
     def __init__(self, restorer: Restorer):
-        import torch
 
         from fastrestore import stream
 
         self._fusion = restorer._fusion  # made once, for all of the restorer's streams
         vars(self).update(vars(restorer))
         self._noise_level = stream.NoiseLevel()
-        if self._fusion is not None:
+        if isinstance(self._fusion, stream.StepPlans):
+            if self._device == "cuda":
+                raise DeviceError(f"{self.name} restores streams and bursts on the cpu only")
+            self._runner = stream.StepRunner(self._fusion, self._memory, self._runner.threads)
+        elif self._fusion is not None:
             self._runner = stream.PlanRunner(self._runner, self._fusion, self._memory)
-        elif stream.is_recurrent(self._module):
-            where = "cuda" if self._device == "cuda" else "cpu"
-            if where == "cuda" and not torch.cuda.is_available():
-                raise DeviceError(f"no usable CUDA device for torch, and {stream.NO_PLAN}")
-            self._runner = stream.TiledRunner(self._module, self._memory, self._precision, where)
-            self._path = f"torch, because {stream.NO_PLAN}"
 
     def watch(self, image: np.ndarray | PilImage.Image | Tensor, sigma: float | None = None) -> None:
         """Takes note of the next frame of a recurrent model's stream, whose result nobody needs: less work."""

@@ -1,35 +1,33 @@
 """Streams: a recurrent module run frame after frame, with the state that goes from one to the next.
 
-Where the module is a U-Net with a fusion behind it, both run as plans; a module with a `step` of its own runs over
-PyTorch in tiles.  The state's size depends on the frame's alone, so an hour takes no more memory than a second.
+All of it runs as plans: a U-Net and the fusion behind it, or a step that fuses before its U-Net.  The state's size
+depends on the frame's alone, so an hour takes no more memory than a second.
 """
 
-import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
-from fastrestore import align, estimate
+from fastrestore import align, engine, estimate
 from fastrestore.errors import ImageError, MemoryBudgetError
 from fastrestore.layers import State, carried
+from fastrestore.models import FusionUNet, RecurrentUNet
+from fastrestore.models.fusion_unet import FusionStep
 from fastrestore.plan import Plan, Session, parse_memory
-from fastrestore.tiled import Tile, tiles
 
-BYTES_PER_PIXEL = 640  # of a tile while a step runs; measured 475 to 561 with widths of 64, 96, 144
-Put = Callable[[Tile, np.ndarray, np.ndarray], None]  # a tile, what came and what was restored of its core
 Progress = Callable[[float], object]
 
-NO_PLAN = "no plan has the roots, logarithms and quotients of images that its filter over time takes"  # FusionUNet
 ESTIMATE_EVERY = 24  # frames between two estimates of the noise level, whose mean is used
 
 
 def is_recurrent(module: nn.Module | None) -> bool:
-    """Whether a module restores with a state, by `step`."""
-    return hasattr(module, "step")
+    """Whether a module restores with a state."""
+    return isinstance(module, FusionUNet | RecurrentUNet)
 
 
 class Runner(ABC):
@@ -55,8 +53,8 @@ class Runner(ABC):
     ) -> np.ndarray:
         """Restores the next frame: [H, W, C] uint8, uint16, float16 or float32; returns the same shape and dtype.
 
-        Raises ImageError for a frame of another size than the stream's, MemoryBudgetError if the state and the
-        smallest tile do not fit.  The state then stays that of the last whole frame.
+        Raises ImageError for a frame of another size than the stream's, MemoryBudgetError if the state and the work on
+        the narrowest strip do not fit.  The state then stays that of the last whole frame.
         """
 
     @abstractmethod
@@ -127,11 +125,10 @@ class PlanRunner(Runner):
         alone = first.run(frame, sigma=sigma, clip=False, progress=lambda done: tick(done / 2))
         outline = align.outline(alone)
         state, cut = self._carried(outline)
-        second.states = [*(_states(state) if state else (None, None)), _even(alone)]
+        multiple = second.plan.multiple_of
+        second.states = [*_states(state, multiple), _padded(alone, multiple)]
         result = second.run(image, strength=strength, clip=clip, out=out, progress=lambda done: tick((1 + done) / 2))
-        height, width = image.shape[:2]
-        last, hidden, _ = (torch.from_numpy(part).permute(2, 0, 1)[None] for part in second.states)
-        self._follow(State(last[..., :height, :width].contiguous(), hidden.contiguous()), outline, cut)
+        self._follow(_state(second.states, image), outline, cut)
         return result
 
     def watch(self, image: np.ndarray, sigma: float | None = None) -> None:
@@ -139,41 +136,39 @@ class PlanRunner(Runner):
 
     def _ready(self, image: np.ndarray) -> tuple[Session, ...]:
         """The sessions, on what the budget leaves beside the states: the runner's, and both of the fusion's."""
-        height, width = image.shape[:2]
-        each = sum(channels / stride**2 for channels, stride in self._fusion.states)
-        states = round(3 * 4 * height * width * each)
-        if states >= self._memory:
-            raise MemoryBudgetError(f"the states of {width} x {height} pixels take {states} bytes, without their work")
+        left = _left(self._memory, self._fusion, image) // 2
         if not self._sessions:
-            left = (self._memory - states) // 2
             self._sessions = self._alone.again(left), self._alone.again(left, self._fusion)
         return self._sessions
 
 
-def _states(state: State) -> list[np.ndarray]:
-    """As a plan's states: [H, W, channels], padded to even sides."""
-    frame, hidden = (part[0].permute(1, 2, 0).numpy() for part in state)
-    return [_even(frame), hidden]
+class StepPlans:
+    """The plans of a FusionUNet's streams, each compiled when it is first needed."""
+
+    def __init__(self, module: FusionUNet, precision: str):
+        self._module, self._precision = module, precision
+        self.multiple_of = module.multiple_of  # of a state's sides; the plan for watching has fewer levels
+
+    @cached_property
+    def step(self) -> Plan:
+        return engine.compile(FusionStep(self._module), self._precision)
+
+    @cached_property
+    def watch(self) -> Plan:
+        return engine.compile(FusionStep(self._module, watch=True), self._precision)
 
 
-def _even(image: np.ndarray) -> np.ndarray:
-    return np.pad(image, [(0, side % 2) for side in image.shape[:2]] + [(0, 0)], mode="edge")
+class StepRunner(Runner):
+    """A stream through a network whose step is one plan.  The flow is found between frames."""
 
-
-class TiledRunner(Runner):
-    """A stream through a module with a `step` of its own, over PyTorch in tiles.  The flow is found between frames."""
-
-    def __init__(
-        self, module: nn.Module, memory: int | str | None = None, precision: str = "float32", device: str = "cpu"
-    ):
-        """device: PyTorch's, of the steps; the state between frames is the host's."""
+    def __init__(self, plans: StepPlans, memory: int | str | None = None, threads: int | None = None):
         super().__init__()
-        self.module = module if device == "cpu" else copy.deepcopy(module).to(device)
-        self.memory, self.precision, self.device = parse_memory(memory), precision, device
+        self._plans, self._memory, self._threads = plans, parse_memory(memory), threads
+        self._session: Session | None = None  # of the plan that ran last: one at a time holds memory
 
     @property
     def info(self) -> dict[str, Any]:
-        return {"device": self.device, "isa": "torch", "precision": self.precision, "tiled": True}
+        return self._plans.step.session(threads=self._threads, memory=self._memory).info
 
     def run(
         self,
@@ -184,88 +179,58 @@ class TiledRunner(Runner):
         out: np.ndarray | None = None,
         progress: Progress | None = None,
     ) -> np.ndarray:
-        out = np.empty_like(image) if out is None else out
-        peak = _peak(image)
-
-        def put(tile: Tile, source: np.ndarray, restored: np.ndarray) -> None:
-            if image.shape[2] == 1:
-                restored = restored.mean(2, keepdims=True)
-            result = source + strength * (restored - source)
-            if clip or peak > 1:
-                result = result.clip(0, 1)
-            out[tile.core] = np.rint(result * peak) if peak > 1 else result
-
-        self._advance(image, sigma, put, progress)
-        return out
+        return self._advance(self._plans.step, image, image, sigma, strength, clip, out, progress)
 
     def watch(self, image: np.ndarray, sigma: float | None = None) -> None:
-        self._advance(image, sigma, None, None)
+        self._advance(self._plans.watch, image, _padded(image, self._plans.multiple_of), sigma)
 
-    def _advance(self, image: np.ndarray, sigma: float | None, put: Put | None, progress: Progress | None) -> None:
-        """Goes through the tiles of a frame and keeps its state.  put: is given each tile's result."""
+    def _advance(self, plan: Plan, image: np.ndarray, frame: np.ndarray, *given: Any) -> np.ndarray:
+        """What the plan makes of the next frame, which is the image or that padded; keeps the state after it."""
         self._check(image)
-        height, width = image.shape[:2]
+        left = _left(self._memory, plan, image)
+        if self._session is None or self._session.plan is not plan:
+            self._session = None
+            self._session = plan.session(threads=self._threads, memory=left)
         outline = align.outline(image)
         state, cut = self._carried(outline)
-        following = self._empty(height, width)
-        parts = self._tiles(height, width)
-        for done, tile in enumerate(parts, 1):
-            source = image[tile.read].astype(np.float32) / _peak(image)
-            restored = self._step(source, sigma, state, following, tile, put is not None)
-            if put:
-                put(tile, source[tile.core_in_read], restored)
-            if progress:
-                progress(done / len(parts))
-        self._follow(following, outline, cut)
+        self._session.states = _states(state, self._plans.multiple_of)
+        del state  # the session has a copy
+        result = self._session.run(frame, *given)
+        self._follow(_state(self._session.states, image), outline, cut)
+        return result
 
-    def _empty(self, height: int, width: int) -> State:
-        """The next state's memory."""
-        multiple, config = self.module.multiple_of, self.module.config
-        padded = -(-height // multiple) * multiple, -(-width // multiple) * multiple
-        hidden = torch.empty(1, config.hidden, padded[0] // 2, padded[1] // 2)
-        return State(torch.empty(1, self.module.frame_channels, height, width), hidden)
 
-    def _tiles(self, height: int, width: int) -> list[Tile]:
-        """The frame's tiles within what the budget leaves beside two states."""
-        config = self.module.config
-        states = 2 * 4 * height * width * (self.module.frame_channels + -(-config.hidden // 4))
-        if states >= self.memory:
-            raise MemoryBudgetError(f"the state of {width} x {height} pixels takes {states} bytes, without its tiles")
-        left, module = self.memory - states, self.module
-        return list(tiles(height, width, module.step_halo, module.multiple_of, left, BYTES_PER_PIXEL))
+def _left(memory: int, plan: Plan, image: np.ndarray) -> int:
+    """What a budget leaves for a plan's work beside the copies of its states.  Raises MemoryBudgetError."""
+    height, width = image.shape[:2]
+    each = sum(channels / stride**2 for channels, stride in plan.states)
+    states = round(3 * 4 * height * width * each)
+    if states >= memory:
+        raise MemoryBudgetError(f"the states of {width} x {height} pixels take {states} bytes, without their work")
+    return memory - states
 
-    def _step(
-        self, source: np.ndarray, sigma: float | None, state: State | None, following: State, tile: Tile, wanted: bool
-    ) -> np.ndarray | None:
-        """Puts the state of a tile's core into the following one; returns its result [H, W, C] if that is wanted."""
-        module, multiple = self.module, self.module.multiple_of
-        x = torch.from_numpy(source).permute(2, 0, 1)[None].expand(-1, module.config.channels, -1, -1).to(self.device)
-        before = None
-        if state is not None:
-            parts = state.frame[(..., *tile.read)], state.hidden[(..., *_half(tile.read, multiple))]
-            before = State(*(part.to(self.device) for part in parts))
-        given = x, sigma if module.takes_sigma else None, before
-        y = None
-        half = None if self.precision == "float32" else getattr(torch, self.precision)
-        with torch.inference_mode(), torch.autocast(self.device, half, enabled=half is not None):
-            if wanted or not hasattr(module, "watch"):
-                y, after = module.step(*given)
-            else:
-                after = module.watch(*given)
-        inner = tile.core_in_read
-        following.frame[(..., *tile.core)] = after.frame[(..., *inner)].float().cpu()
-        hidden = after.hidden[(..., *_half(inner, multiple))].float().cpu()
-        following.hidden[(..., *_half(tile.core, multiple))] = hidden
-        return None if y is None else y[0][(..., *inner)].permute(1, 2, 0).float().cpu().numpy()
+
+def _states(state: State | None, multiple: int) -> list[np.ndarray | None]:
+    """As a plan's states, [H, W, channels] of the padded frame."""
+    if state is None:
+        return [None, None]
+    frame, hidden = (part[0].permute(1, 2, 0).numpy() for part in state)
+    return [_padded(frame, multiple), hidden]
+
+
+def _state(states: list[np.ndarray], image: np.ndarray) -> State:
+    """Of a plan's states after an image."""
+    height, width = image.shape[:2]
+    frame, hidden = (torch.from_numpy(part).permute(2, 0, 1)[None] for part in states[:2])
+    return State(frame[..., :height, :width].contiguous(), hidden.contiguous())
+
+
+def _padded(image: np.ndarray, multiple: int) -> np.ndarray:
+    return np.pad(image, [(0, -side % multiple) for side in image.shape[:2]] + [(0, 0)], mode="edge")
 
 
 def _peak(image: np.ndarray) -> int:
     return np.iinfo(image.dtype).max if image.dtype.kind == "u" else 1
-
-
-def _half(part: tuple[slice, slice], multiple: int) -> tuple[slice, slice]:
-    """The part of the features at half resolution, of the padded frame, that belongs to a part of the frame."""
-    return tuple(slice(one.start // 2, -(-one.stop // multiple) * multiple // 2) for one in part)
 
 
 class NoiseLevel:

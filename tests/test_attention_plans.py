@@ -166,9 +166,9 @@ def test_network(name, precision, tmp_path):
         np.testing.assert_array_equal(loaded.session(threads=2).run(image, clip=False), actual)
 
 
-def network(name):
+def network(name, **more):
     torch.manual_seed(0)
-    model = models.create(name, **SMALL[name]).eval()
+    model = models.create(name, **SMALL[name], **more).eval()
     with torch.no_grad():  # no residual branch starts switched off
         for parameter in model.parameters():
             if (parameter == 0).all() or (parameter == 1).all():
@@ -183,8 +183,7 @@ def test_every_instruction_set(isa):
     except ValueError as error:
         pytest.skip(str(error))
     image = picture(37, 29, seed=1) / 5 + 0.3
-    for name in SMALL:
-        model = network(name)
+    for model in (*map(network, SMALL), network("nafnet", local=24)):
         wanted = engine.compile(model).session(threads=1).run(image, clip=False)
         actual = engine.compile(model, isa=isa).session(threads=2).run(image, clip=False)
         np.testing.assert_allclose(actual, wanted, rtol=0, atol=1e-5)
@@ -229,8 +228,74 @@ def test_what_has_no_plan_is_named(net, words):
         engine.compile(net)
 
 
-def test_local_means_have_no_plan_whatever_their_size():
-    """Not even where the window is larger than the picture that the network is traced with."""
-    model = models.create("nafnet", width=16, encoder_blocks=(1,), middle_blocks=1, decoder_blocks=(1,), local=384)
-    with pytest.raises(UnsupportedOperator, match=r"local_mean.* in encoders\.0\.0\.sca\.0 has no plan"):
-        engine.compile(model)
+class LocalMean(nn.Module):
+    def __init__(self, side):
+        super().__init__()
+        self.side = side
+
+    def forward(self, x):
+        return torch.ops.fastrestore.local_mean(x, self.side)
+
+
+@pytest.mark.parametrize("side", [1, 2, 7, 40, 1000])
+@pytest.mark.parametrize("channels", [3, 21, 80])
+def test_local_means(side, channels):
+    """Windows smaller and larger than the picture; rows longer than what a thread takes."""
+    net = Net(lambda x, a, m, b: b(a(x) * m(a(x))), conv(3, channels), LocalMean(side), conv(channels, 3))
+    randomised(net)
+    plan = engine.compile(net)
+    assert plan.halo is None
+    for size in ((1, 1), (5, 3), (50, 37), (90, 300)):
+        image = picture(*size)
+        exact = eager(net, image)
+        actual = plan.session(threads=2).run(image, clip=False)
+        np.testing.assert_allclose(actual, exact, rtol=0, atol=1e-5 * max(1.0, np.abs(exact).max()))
+        check_budgets(plan, image)
+
+
+def test_a_local_mean_keeps_no_more_than_its_window():
+    net = randomised(Net(lambda x, a, m, b: b(m(a(x))), conv(3, 16), LocalMean(9), conv(16, 3)))
+    session = engine.compile(net).session(threads=1)
+    assert session.working_bytes(4000, 256) < 1.02 * session.working_bytes(1000, 256)
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_local_nafnet(precision, tmp_path):
+    """As published, with windows that the pictures exceed at some levels and not at others."""
+    model = network("nafnet", local=24)
+    plan = engine.compile(model, precision=precision)
+    assert (plan.multiple_of, plan.halo) == (model.multiple_of, model.halo)
+    plan.save(tmp_path / "m.frp")
+    loaded = fr.Plan.load(tmp_path / "m.frp")
+    for size in ((1, 1), (37, 29), (70, 133)):
+        image = picture(*size, seed=1) / 5 + 0.3
+        with torch.no_grad():
+            exact = model.double()(torch.from_numpy(image).double().permute(2, 0, 1)[None])[0].permute(1, 2, 0).numpy()
+        model.float()
+        actual = plan.session(threads=1).run(image, clip=False)
+        scale = np.abs(exact).max()
+        if precision == "float32":
+            np.testing.assert_allclose(actual, exact, rtol=0, atol=1e-5 * scale)
+        else:
+            assert 10 * np.log10(scale**2 / ((actual - exact) ** 2).mean()) > 50
+        np.testing.assert_array_equal(loaded.session(threads=2).run(image, clip=False), actual)
+        check_budgets(plan, image)
+    whole = engine.compile(network("nafnet"), precision=precision).session(threads=1).run(image, clip=False)
+    assert np.abs(whole - actual).max() > 1e-4 * scale  # the windows matter
+
+
+@pytest.mark.parametrize("width", [32, 64])
+def test_the_published_deblurring_nafnets_compile(width):
+    """Of one block a level instead of 28: their windows, their widths, and a picture that is smaller than these."""
+    config = models.MODELS["nafnet"].variants[f"gopro-width{width}"]
+    torch.manual_seed(0)
+    model = models.create("nafnet", **{**vars(config), "encoder_blocks": (1, 1, 1, 2)}).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if (parameter == 0).all():
+                parameter.add_(torch.randn_like(parameter) * 0.2)
+    image = picture(50, 70, seed=1) / 5 + 0.3
+    with torch.no_grad():
+        exact = model.double()(torch.from_numpy(image).double().permute(2, 0, 1)[None])[0].permute(1, 2, 0).numpy()
+    actual = engine.compile(model.float()).session(threads=1).run(image, clip=False)
+    np.testing.assert_allclose(actual, exact, rtol=0, atol=1e-5 * np.abs(exact).max())

@@ -183,6 +183,20 @@ POINTWISE = {
     "alias_read_twice": Net(lambda x, a, d: (lambda y: F.relu(d(y)) + y)(a(x)), conv(3, 3), nn.Dropout()),
     "identity_and_dropout": Net(lambda x, a, b, c: c(b(a(x))), nn.Identity(), nn.Dropout2d(), conv(3, 3)),
     "clamped": Net(lambda x: x.clamp(min=0) + x.clamp(max=0.5) * x.clamp(0.1, 0.2)),
+    "quotient": Net(lambda x, a: x / (a(x).abs() + 0.5), conv(3, 3)),
+    "quotient_by_one_channel": Net(lambda x, a: a(x) / (x.square().mean(1, keepdim=True) + 0.1).sqrt(), conv(3, 3)),
+    "one_channel_by_many": Net(lambda x, a, b: b(x[:, 1:2] / (a(x).exp() + 0.5)), conv(3, 19), conv(19, 3)),
+    "reciprocal": Net(lambda x: 1 / (x * x + 0.5) - 3 / (2 + x.abs())),
+    "logarithms": Net(lambda x: (x.abs() + 0.01).log() + x.abs().log1p() * (x / 3).exp()),
+    "logarithm_before_convolutions": Net(lambda x, a, b: b(a(x).abs().log1p().sqrt()), conv(3, 33), conv(33, 3)),
+    "channels_pooled": Net(
+        lambda x, a, b: b(torch.cat([a(x).amax(1, keepdim=True), a(x).mean(1, keepdim=True)], 1)) * x,
+        conv(3, 21),
+        conv(2, 1),
+    ),
+    "least_and_greatest": Net(lambda x, a: torch.minimum(x, a(x)) - torch.maximum(a(x)[:, :1], x), conv(3, 3)),
+    "comparisons": Net(lambda x, a: (x > 0.2) * a(x) + (a(x) < x) * x + (x < -1) * 2.0, conv(3, 3)),
+    "comparison_with_one_channel": Net(lambda x, a: a(x) * (x.mean(1, keepdim=True) > x[:, 2:]), conv(3, 3)),
     "residual_of_residual": Net(lambda x, a, b: x + 0.2 * (a(x) + 0.2 * (b(x) + a(x))), conv(3, 3), conv(3, 3)),
 }
 
@@ -190,6 +204,24 @@ POINTWISE = {
 @pytest.mark.parametrize("name", POINTWISE)
 def test_pointwise(name):
     check(POINTWISE[name])
+
+
+def test_equal_values_are_not_above_one_another_in_bfloat16():
+    """What is compared stays float32 though convolutions read it: rounding would set some of the mask."""
+    net = Net(lambda x, a, b: a(x) + b(x) * (F.avg_pool2d(x, 1) < x), conv(3, 3), conv(3, 3))
+    randomised(net)
+    image = picture(20, 30)
+    plain = engine.compile(Net(lambda x, a: a(x), net.parts[0]), precision="bfloat16").session().run(image, clip=False)
+    np.testing.assert_array_equal(engine.compile(net, precision="bfloat16").session().run(image, clip=False), plain)
+
+
+def test_edges_of_roots_and_logarithms_are_torchs():
+    values = np.array([np.nan, np.inf, -np.inf, -0.0, 0.0, 1e30, -1e30, 1e-40, -1, 1, -0.5, 100], np.float32)
+    image = np.repeat(values.reshape(3, 4, 1), 3, 2)
+    x = torch.from_numpy(image)
+    for function in (torch.exp, torch.log, torch.log1p, torch.sqrt, torch.reciprocal, lambda x: (x > -0.5) * 1.0):
+        actual = engine.compile(Net(lambda x, f=function: f(x + 0))).session().run(image, clip=False)
+        np.testing.assert_allclose(actual, function(x).numpy(), rtol=2e-6, atol=0)
 
 
 POOLS = {
@@ -553,7 +585,8 @@ REFUSED = {
     "in_place_on_a_part": (lambda x: (lambda y: y[:, :2].relu_() + y[:, 1:])(x + 1), "in place"),
     "average_of_cut_windows": (lambda x: F.avg_pool2d(x, 3, 2, ceil_mode=True), "ceil_mode"),
     "constant_picture": (lambda x: x + torch.ones(1, 3, 16, 16), "constant of shape"),
-    "quotient": (lambda x: x / (x + 1), "divided by a constant"),
+    "quotient_with_global_mean": (lambda x: F.adaptive_avg_pool2d(x, 1) / x, "different shapes"),
+    "greatest_by_rows": (lambda x: x - x.amax(2, keepdim=True), "greatest of the channels"),
     "cube": (lambda x: x**3, "squares"),
     "random": (lambda x: x + torch.rand(1), "random"),
 }

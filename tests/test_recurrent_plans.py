@@ -12,6 +12,7 @@ import fastrestore as fr
 from fastrestore import engine
 from fastrestore.errors import MemoryBudgetError, UnsupportedOperator
 from fastrestore.layers import ConvGRU, ConvLSTM
+from fastrestore.models.fusion_unet import FusionStep
 from fastrestore.ops import warp
 
 
@@ -168,6 +169,34 @@ def test_states_are_warped(size):
     for image, result in zip(images, exact, strict=True):
         error = narrow.run(image, clip=False) - result
         assert 10 * np.log10((result**2).max() / (error**2).mean()) > 40
+
+
+@pytest.mark.parametrize("precision", engine.PRECISIONS)
+def test_a_fusion_before_the_network(precision):
+    """FusionUNet's step: what its module gives frame after frame, the state in both directions; and its watching."""
+    torch.manual_seed(0)
+    model = randomised(fr.create("fusion-unet", widths=(16, 16), blocks=1, hidden=16)).float()
+    images = [np.abs(image) / 3 for image in frames(4, 45, 61)]
+    plan, watching = (engine.compile(FusionStep(model, watch), precision=precision) for watch in (False, True))
+    assert plan.states == watching.states == [(4, 1), (16, 2)]
+    session, beside, narrow = plan.session(threads=2), watching.session(threads=1), plan.session(threads=1)
+    state = None
+    for image in images:
+        padded = np.pad(image, ((0, -45 % 4), (0, -61 % 4), (0, 0)), mode="edge")
+        x = torch.from_numpy(padded).permute(2, 0, 1)[None].double()
+        with torch.no_grad():
+            exact, state = model.double().step(x, 25.0, state)
+        model.float()
+        result = session.run(image, sigma=25.0, clip=False)
+        error = result - exact[0].permute(1, 2, 0).numpy()[:45, :61]
+        if precision == "float32":
+            assert np.abs(error).max() < 1e-4
+        else:
+            assert 10 * np.log10(np.abs(exact.numpy()).max() ** 2 / (error**2).mean()) > 40
+        np.testing.assert_array_equal(beside.run(padded, sigma=25.0, clip=False), padded)
+        np.testing.assert_array_equal(narrow.run(image, sigma=25.0, clip=False), result)
+        for mine, theirs in zip(beside.states, session.states, strict=True):
+            np.testing.assert_array_equal(mine, theirs)
 
 
 def test_wrong_states_are_named():

@@ -13,7 +13,7 @@ import fastrestore as fr
 from fastrestore import align, estimate
 from fastrestore.layers import carried
 from fastrestore.restorer import Stream
-from fastrestore.stream import ESTIMATE_EVERY, NoiseLevel, TiledRunner
+from fastrestore.stream import ESTIMATE_EVERY, NoiseLevel, StepPlans, StepRunner
 
 
 def scene(seed, height=72, width=88):
@@ -80,18 +80,41 @@ def test_the_past_matters_and_the_first_frame_is_a_picture(restorer):
     assert not np.array_equal(whole[2], restorer(frames[2], sigma=12))
 
 
-def test_tiles_change_nothing_but_rounding():
-    model = create("fusion-unet")
-    frames = list(clip(3, height=150, width=170, dtype=np.float32))
-    whole = [TiledRunner(model, "1GiB")]
-    halo, states = model.step_halo, 2 * 4 * 150 * 170 * (4 + 4)
-    small = TiledRunner(model, states + 640 * (2 * (halo // 4 + 1) * 4 + 24) ** 2)
-    assert len(small._tiles(150, 170)) > 12
+def test_memory_and_threads_change_no_bit():
+    plans = StepPlans(create("fusion-unet"), "float32")
+    frames = list(clip(3, height=50, width=620, dtype=np.float32))
+    states = 3 * 4 * 50 * 620 * (4 + 4)
+    with pytest.raises(fr.MemoryBudgetError, match=r"needs (\d+) bytes") as caught:
+        StepRunner(plans, states + 1, 2).run(frames[0], sigma=12.0)
+    least = int(str(caught.value).split("needs ")[1].split()[0])
+    whole, small = StepRunner(plans, "1GiB", 1), StepRunner(plans, states + least, 2)
     for frame in frames:
-        a, b = (runner.run(frame, sigma=12.0, clip=False) for runner in (*whole, small))
-        assert np.abs(a - b).max() < 2e-5
-    with pytest.raises(fr.MemoryBudgetError, match="state"):
-        TiledRunner(model, states).run(frames[0], sigma=12.0)
+        a, b = (runner.run(frame, sigma=12.0, clip=False) for runner in (whole, small))
+        np.testing.assert_array_equal(a, b)
+    assert small._session.report.strips > whole._session.report.strips == 1
+    with pytest.raises(fr.MemoryBudgetError, match="states"):
+        StepRunner(plans, states).run(frames[0], sigma=12.0)
+
+
+@pytest.mark.parametrize("size", [(69, 85), (64, 64)], ids=str)
+def test_a_step_as_a_plan_gives_what_the_module_does(size):
+    model = create("fusion-unet")
+    session, state, before = Stream(fr.Restorer(model, threads=1, memory="64MiB")), None, None
+    assert session.info["path"] == "plan"
+    for number, frame in enumerate(clip(4, height=size[0], width=size[1], dtype=np.float32)):
+        x = torch.from_numpy(frame).permute(2, 0, 1)[None]
+        outline = align.outline(frame)
+        if state is not None:
+            state = carried(state, torch.from_numpy(align.flow(outline, before)).permute(2, 0, 1)[None])
+        with torch.inference_mode():
+            expected, state = model.step(x, 12.0, state)
+        before = outline
+        if number == 1:
+            session.watch(frame, sigma=12.0)
+        else:
+            result = session(frame, sigma=12.0, clip=False)
+            np.testing.assert_allclose(result, expected[0].permute(1, 2, 0).numpy(), atol=1e-4)
+    assert session._runner.cuts == 0
 
 
 def test_a_plan_and_its_fusions_give_what_the_module_does():
@@ -119,7 +142,7 @@ def test_a_scene_change_begins_anew(restorer):
     first, second = list(clip(3)), list(clip(3, seed=7))
     together = list(restorer.stream(first + second, sigma=12))
     assert same(together[3:], list(restorer.stream(second, sigma=12)))
-    runner = TiledRunner(create("fusion-unet"))
+    runner = StepRunner(StepPlans(create("fusion-unet"), "float32"), threads=1)
     for frame in first + second + first:
         runner.run(frame, sigma=12.0)
     assert runner.cuts == 2

@@ -36,6 +36,13 @@ bool is_convolution(const Node& node) { return node.op == Op::conv2d || node.op 
 // What is there before any kernel runs.
 bool is_given(const Node& node) { return node.op == Op::input || node.op == Op::state || node.op == Op::sigma_plane; }
 
+// Whether the kernels of csrc/cuda have what computes a node.
+bool has_kernel(const Node& node) {
+  const bool on_the_cpu_only = node.op == Op::combine || node.op == Op::channel_pool || node.op == Op::local_mean;
+  const bool curved = node.op == Op::activate || node.op == Op::gate;
+  return !on_the_cpu_only && !(curved && node.curve.curve > Curve::softplus);
+}
+
 // Whether a node holds sums and weights, which are float32 whatever the type of the images.
 bool holds_sums(const Node& node) {
   return node.op == Op::partial_sum || node.op == Op::partial_gram || node.op == Op::channel_softmax;
@@ -96,6 +103,7 @@ void CudaProgram::check_nodes() {
   grid_ = graph_->multiple_of();
   for (size_t n = 0; n < size(); ++n) {
     const Node& node = this->node(n);
+    if (!has_kernel(node)) throw NoCudaKernel(op_name(node.op));
     if (is_convolution(node)) cuda::choose_conv_path(convolution(n), device_);  // throws if there is none
     if (node.op != Op::window_attention) continue;
     const int64_t depth = node.channels / node.heads;
@@ -380,6 +388,10 @@ void CudaProgram::compute(size_t n, const Layout& layout, uint8_t* arena, Stream
       return cuda::mix_channels(type_, sums(source(0)), x(1), node.parts[1].first, node.heads, y, out, stream);
     case Op::warp:
       return cuda::warp(type_, x(0), in(0), x(1), y, stream);
+    case Op::combine:
+    case Op::channel_pool:
+    case Op::local_mean:
+      return;  // refused by check_nodes
   }
 }
 

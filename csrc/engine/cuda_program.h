@@ -2,6 +2,7 @@
 // a picture, or all of it, is computed. Immutable once made; knows no picture and keeps none.
 #pragma once
 #include <memory>
+#include <stdexcept>
 #include <string>
 #include <vector>
 
@@ -14,9 +15,15 @@ namespace fr {
 
 cuda::Edge edge_of(Border border);
 
+class NoCudaKernel : public std::invalid_argument {
+ public:
+  explicit NoCudaKernel(const std::string& op) : std::invalid_argument("no kernel for GPUs computes " + op) {}
+};
+
 class CudaProgram {
  public:
-  // Throws std::invalid_argument for a graph with an operator that no kernel computes in this type, cuda::NoDevice.
+  // Throws NoCudaKernel for a graph with an operator that is for the CPU only, std::invalid_argument for one that no
+  // kernel computes in this type, cuda::NoDevice.
   CudaProgram(std::shared_ptr<const Graph> graph, cuda::Type type);
 
   // Where each node's image lies while a part of the padded picture is computed.

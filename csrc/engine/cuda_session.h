@@ -22,7 +22,7 @@ inline cuda::Type cuda_type(Precision precision) {
 class CudaSession {
  public:
   // memory: bytes of the device that intermediate images, states and what is copied may take (weights are not counted).
-  // Throws std::invalid_argument for a graph with an operator that no kernel computes in this type, cuda::NoDevice.
+  // Throws what CudaProgram does.
   CudaSession(std::shared_ptr<const Graph> graph, cuda::Type type, int64_t memory);
 
   // As Session::run; picture and result may each lie on the device. In the report strips are parts, band the rows of a

@@ -14,7 +14,8 @@ bool is_convolution(const Node& node) { return node.op == Op::conv2d || node.op 
 // Whether node `reader` allows its input number `which` to be levels.
 bool reads_levels(const Node& reader, size_t which, bool last) {
   if (is_residual(reader, which)) return true;
-  if (!is_convolution(reader)) return reader.fold == 0 && !reader.whole;
+  if (!is_convolution(reader))
+    return reader.fold == 0 && !reader.whole && reader.op != Op::local_mean && !compares(reader);
   return reader.op == Op::conv2d && reader.conv.groups == 1 && !last && int8_sums_fit(reader.conv);
 }
 
@@ -39,7 +40,8 @@ std::vector<bool> images_for_levels(const Graph& graph) {
       if (!reads_levels(nodes[n], i, !followed[n])) allowed[input] = false;
     }
   for (size_t n = 0; n < count; ++n)
-    allowed[n] = allowed[n] && read[n] && behind[n] && !nodes[n].whole && nodes[n].fold == 0 && !graph.is_result(n);
+    allowed[n] = allowed[n] && read[n] && behind[n] && !nodes[n].whole && nodes[n].fold == 0 &&
+                 nodes[n].op != Op::local_mean && !graph.is_result(n);
   return allowed;
 }
 

@@ -186,6 +186,7 @@ void place_rings(const Plan& plan, int threads, Layout& layout) {
   layout.row_bytes.assign(plan.size(), 0);
   layout.ring_offset.assign(plan.size(), 0);
   layout.passing_offset.assign(plan.size(), 0);
+  layout.sums_offset.assign(plan.size(), 0);
   std::vector<size_t> order(plan.size());
   std::iota(order.begin(), order.end(), size_t{0});
   std::stable_sort(order.begin(), order.end(),
@@ -198,8 +199,12 @@ void place_rings(const Plan& plan, int threads, Layout& layout) {
     widest += 2 * plan.step(n).margin;
     const int64_t row = checked_product(widest, plan.step(n).pitch, element_bytes(plan.step(n).element));
     layout.row_bytes[n] = round_up(row, 64) + 64;
-    layout.ring_offset[n] = rings.take(checked_product(layout.row_bytes[n], layout.held[n].kept),
-                                       layout.held[n].first_step, layout.held[n].last_step);
+    const auto take = [&](int64_t bytes) {
+      return rings.take(bytes, layout.held[n].first_step, layout.held[n].last_step);
+    };
+    layout.ring_offset[n] = take(checked_product(layout.row_bytes[n], layout.held[n].kept));
+    if (plan.node(n).op == Op::local_mean)
+      layout.sums_offset[n] = take(round_up(checked_product(widest, plan.node(n).channels, sizeof(double)), 64));
   }
   layout.ring_bytes = rings.end();
   Places places(rings.end());
@@ -258,9 +263,16 @@ int64_t rows_possible(const Plan& plan, size_t n, const std::vector<int64_t>& ro
         case Op::channel_softmax:
           possible = 0;
           break;
+        case Op::local_mean: {
+          const int64_t side = std::min(node.side, node_height(plan, input, height));
+          possible = have < side ? 0 : have - side + (side - 1) / 2 + 1;
+          break;
+        }
         case Op::layer_norm:
         case Op::mix:
         case Op::gate:
+        case Op::combine:
+        case Op::channel_pool:
         case Op::concat:
         case Op::add:
         case Op::multiply:
@@ -322,12 +334,16 @@ int64_t first_row_needed(const Plan& plan, size_t n, size_t which, int64_t done,
       return done * node.fold;
     case Op::warp:
       return which == 0 ? 0 : done;
+    case Op::local_mean:  // the next row's window leaves the first row of the last one's
+      return mean_window(node.side, std::max<int64_t>(done - 1, 0), node_height(plan, n, height)).begin;
     case Op::window_attention:
     case Op::mean:
     case Op::channel_softmax:
     case Op::layer_norm:
     case Op::mix:
     case Op::gate:
+    case Op::combine:
+    case Op::channel_pool:
     case Op::concat:
     case Op::add:
     case Op::multiply:

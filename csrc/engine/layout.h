@@ -46,6 +46,7 @@ struct Layout {
   std::vector<int64_t> row_bytes;       // of each node, in the widest strip
   std::vector<int64_t> ring_offset;     // of each node's ring of kept rows in the arena, in bytes
   std::vector<int64_t> passing_offset;  // of each node's passing rows
+  std::vector<int64_t> sums_offset;     // of what a local mean carries from row to row
   std::vector<Strip> strips;
   int64_t arena_bytes = 0;  // all rings, the passing rows, then one workspace for each thread
   int64_t ring_bytes = 0, workspace_offset = 0;

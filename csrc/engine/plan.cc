@@ -49,7 +49,7 @@ PackedConv pack_phase(const Node& node, int64_t phase_y, int64_t phase_x, Isa is
 
 bool is_pointwise(Op op) {
   return op == Op::add || op == Op::multiply || op == Op::affine || op == Op::activate || op == Op::layer_norm ||
-         op == Op::gate;
+         op == Op::gate || op == Op::combine;
 }
 
 // Values by channel, repeated until whole pixels are whole vectors, so that a row is one run of values.
@@ -184,7 +184,8 @@ Plan::Plan(Graph graph, Precision precision, Isa isa, std::vector<ImageLevels> l
   shift_row_grids();
   row_kernels_ = {get_activation(isa),       &get_arithmetic(isa),        get_pool(isa),
                   get_resize(isa),           get_layer_norm(isa),         get_partial_sum(isa),
-                  get_window_attention(isa), &get_channel_attention(isa), get_warp(isa)};
+                  get_window_attention(isa), &get_channel_attention(isa), get_warp(isa),
+                  &get_local_mean(isa)};
 }
 
 // Every node's lag, when the picture has been read down to a row far from its edges that all grids share.
@@ -200,29 +201,39 @@ void Plan::shift_row_grids() {
 }
 
 // bfloat16 is for what convolutions read. The picture, the result and what leads to it without another convolution
-// stay float32: the residual of a whole network would lose more than all of its products.
+// stay float32: the residual of a whole network would lose more than all of its products. So do quotients, roots and
+// logarithms, which are taken of what differs by orders of magnitude.
 void Plan::choose_elements() {
   const size_t count = steps_.size();
-  std::vector<bool> pinned(count, false);  // a warped image's rows are read where they lie, and shares of pixels add up
+  // A warped image's rows are read where they lie, and shares of pixels add up; rounding would make equal values
+  // differ.
+  std::vector<bool> pinned(count, false);
   for (const Node& node : graph_.nodes())
-    if (node.op == Op::warp)
+    if (node.op == Op::warp || compares(node))
       for (int input : node.inputs) pinned[static_cast<size_t>(input)] = true;
-  std::vector<bool> keep(count, true);  // float32, unless a consumer that comes later says otherwise
+  std::vector<bool> leads(count, false);  // to a result without another convolution
+  std::vector<bool> keep(count, true);    // float32, unless a consumer that comes later says otherwise
   for (size_t n = count; n-- > 0;) {
     const Node& node = graph_.nodes()[n];
-    if (node.op == Op::input || node.op == Op::sigma_plane || node.op == Op::state || graph_.is_result(n))
+    leads[n] = leads[n] || graph_.is_result(n);
+    if (node.op == Op::input || node.op == Op::sigma_plane || node.op == Op::state || leads[n]) keep[n] = true;
+    if (node.fold > 0 || node.op == Op::channel_softmax || node.op == Op::warp || has_poles(node) || pinned[n])
       keep[n] = true;
-    if (node.fold > 0 || node.op == Op::channel_softmax || node.op == Op::warp || pinned[n]) keep[n] = true;
     if (!keep[n]) steps_[n].element = Element::bf16;
     const bool convolution = node.op == Op::conv2d || node.op == Op::conv_transpose2d;
-    for (size_t i = 0; i < node.inputs.size(); ++i)
-      if ((convolution && i == 0) || !keep[n]) keep[static_cast<size_t>(node.inputs[i])] = false;
+    for (size_t i = 0; i < node.inputs.size(); ++i) {
+      const size_t input = static_cast<size_t>(node.inputs[i]);
+      const bool convolved = convolution && i == 0;
+      if (convolved || !keep[n]) keep[input] = false;
+      if (!convolved && leads[n]) leads[input] = true;
+    }
   }
 }
 
 bool Plan::needs_scratch(size_t n) const {
   const Node& node = graph_.nodes()[n];
-  if (node.op == Op::conv2d || node.op == Op::conv_transpose2d || node.fold > 0) return false;
+  if (node.op == Op::conv2d || node.op == Op::conv_transpose2d || node.op == Op::local_mean || node.fold > 0)
+    return false;
   const Element own = steps_[n].element;
   bool narrow = own != Element::f32, levels = own == Element::u8, alike = true;
   for (int input : node.inputs) {

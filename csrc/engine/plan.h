@@ -11,6 +11,7 @@
 #include "kernels/arithmetic/arithmetic.h"
 #include "kernels/channel_attention/channel_attention.h"
 #include "kernels/layer_norm/layer_norm.h"
+#include "kernels/local_mean/local_mean.h"
 #include "kernels/partial_sum/partial_sum.h"
 #include "kernels/warp/warp.h"
 #include "kernels/window_attention/window_attention.h"
@@ -53,6 +54,7 @@ struct RowKernels {
   WindowAttentionFn* window_attention;
   const ChannelAttentionKernels* channel_attention;
   WarpFn* warp;
+  const LocalMeanKernels* local_mean;
 };
 
 class Plan {

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstring>
 
+#include "kernels/channel_pool/channel_pool.h"
 #include "kernels/pixel_shuffle/pixel_shuffle.h"
 
 namespace fr {
@@ -20,6 +21,9 @@ Run run_of(const Node& node, const Piece& p, bool alike) {
   const int64_t width = p.x_end - p.x_begin;
   return alike ? Run{width * p.out.pitch, 1} : Run{node.channels, width};
 }
+
+// Whether what lies beyond the channels may be computed with them, because it stays finite.
+bool may_compute_rest(const Node& node, const Piece& p) { return p.out.pitch == node.channels || !has_poles(node); }
 
 Operand operand(const Piece& p, size_t which) {
   const FloatRows& in = p.in[which];
@@ -77,9 +81,9 @@ bool add(const Plan& plan, const Node& node, const Piece& p) {
   return alike;
 }
 
-bool multiply(const Plan& plan, const Node& node, const Piece& p) {
-  bool alike = node.broadcast < 0;
-  Operand operands[2];
+// The operands of a node that takes parts of two images; whether a row is one long pixel.
+bool take_operands(const Plan& plan, const Node& node, const Piece& p, Operand (&operands)[2]) {
+  bool alike = node.broadcast < 0 && may_compute_rest(node, p);
   for (size_t i = 0; i < 2; ++i) {
     const Channels part = node.parts[i];
     const bool whole = part.count == plan.node(static_cast<size_t>(node.inputs[i])).channels;
@@ -89,8 +93,22 @@ bool multiply(const Plan& plan, const Node& node, const Piece& p) {
     operands[i].data = static_cast<const char*>(operands[i].data) + part.first * element_bytes(p.in[i].element);
     operands[i].single = part.count < node.channels;
   }
+  return alike;
+}
+
+bool multiply(const Plan& plan, const Node& node, const Piece& p) {
+  Operand operands[2];
+  const bool alike = take_operands(plan, node, p, operands);
   const Run run = run_of(node, p, alike);
   plan.row_kernels().arithmetic->multiply(operands[0], operands[1], result(p), run.channels, run.pixels);
+  return alike;
+}
+
+bool combine(const Plan& plan, const Node& node, const Piece& p) {
+  Operand operands[2];
+  const bool alike = take_operands(plan, node, p, operands);
+  const Run run = run_of(node, p, alike);
+  plan.row_kernels().arithmetic->combine(node.formula, operands[0], operands[1], result(p), run.channels, run.pixels);
   return alike;
 }
 
@@ -104,7 +122,7 @@ bool affine(const Plan& plan, const Node& node, const Step& step, const Piece& p
 }
 
 bool activate(const Plan& plan, const Node& node, const Step& step, const Piece& p) {
-  const bool alike = p.in[0].pitch == p.out.pitch;
+  const bool alike = p.in[0].pitch == p.out.pitch && may_compute_rest(node, p);
   const Run run = run_of(node, p, alike);
   plan.row_kernels().activate(node.curve, step.table.empty() ? nullptr : step.table.data(),
                               static_cast<int64_t>(step.table.size()), p.in[0].at(p.begin, p.x_begin), p.in[0].pitch,
@@ -154,6 +172,12 @@ void pool(const Plan& plan, const Node& node, const Piece& p) {
   row.dilation = window.dilation_w;
   row.divisor = node.divisor;
   plan.row_kernels().pool(node.pool, row);
+}
+
+void channel_pool(const Plan& plan, const Node& node, const Piece& p) {
+  const int64_t channels = plan.node(static_cast<size_t>(node.inputs[0])).channels;
+  channel_pool_row(node.pool, p.in[0].at(p.begin, p.x_begin), p.in[0].pitch, channels, target(p), p.out.pitch,
+                   p.x_end - p.x_begin);
 }
 
 void resize(const Plan& plan, const Node& node, const Step& step, const Piece& p) {
@@ -288,6 +312,33 @@ void warp(const Plan& plan, const Node& node, const Piece& p) {
   plan.row_kernels().warp(row);
 }
 
+void local_mean(const Plan& plan, const Node& node, const Piece& p) {
+  const FloatRows& in = p.in[0];
+  const LocalMeanKernels& kernels = *plan.row_kernels().local_mean;
+  LocalMeanRow row;
+  row.element = in.element;
+  row.pitch = in.pitch;
+  row.width = in.columns.size();
+  row.channels = node.channels;
+  row.side = std::min(node.side, row.width);
+  row.x_begin = p.x_begin;
+  row.x_end = p.x_end;
+  row.sums = p.sums;
+  const int64_t side = std::min(node.side, in.height);
+  if (p.begin == 0) std::fill(p.sums + p.x_begin * node.channels, p.sums + p.x_end * node.channels, 0.0);
+  for (int64_t y = p.begin; y < p.end; ++y) {
+    const Interval window = mean_window(side, y, in.height);
+    const int64_t before = y == 0 ? 0 : mean_window(side, y - 1, in.height).begin;
+    for (int64_t added = y == 0 ? 0 : before + side; added < window.end; ++added) {
+      row.enter = in.row(added);
+      row.leave = y == 0 ? nullptr : in.row(before);
+      kernels.add(row);
+    }
+    kernels.write(row, {p.out.place(y, p.x_begin), p.out.pitch, p.out.element},
+                  1.0 / static_cast<double>(side * row.side));
+  }
+}
+
 // Window after window of a row of them.
 void window_attention(const Plan& plan, const Node& node, const Step& step, const Piece& p) {
   const float* in[kMostWindow];
@@ -366,6 +417,14 @@ bool compute(const Plan& plan, const Node& node, const Step& step, const Piece& 
       break;
     case Op::gate:
       gate(plan, node, p);
+      break;
+    case Op::combine:
+      return combine(plan, node, p);
+    case Op::channel_pool:
+      channel_pool(plan, node, p);
+      break;
+    case Op::local_mean:
+      local_mean(plan, node, p);
       break;
     case Op::input:
     case Op::state:

@@ -30,9 +30,11 @@ struct Piece {
   FloatRows in[kMostInputs];
   int64_t pixels = 0;        // of the whole image that a statistic is of
   float* scratch = nullptr;  // step.scratch floats, 64-byte aligned
+  double* sums = nullptr;    // local_mean: of the columns and channels of the row before
 };
 
-// Computes a piece of node n, of one step's row_grid of rows. Channels beyond the node's own become finite.
+// Computes a piece of node n, of one step's row_grid of rows; of a local mean any number, one piece after the one above
+// it, in columns from a multiple of kMeanGrid on. Channels beyond the node's own become finite.
 void compute_piece(const Plan& plan, size_t n, const Piece& piece);
 
 }  // namespace fr

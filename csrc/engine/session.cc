@@ -239,16 +239,19 @@ FloatRows Session::float_rows(const Strip& strip, size_t n) {
 }
 
 // Computes rows [begin, end) of a row operator's node piece by piece, on several threads if that pays. Pieces begin at
-// the node's grid in rows; in columns, attention's at its windows.
+// the node's grid in rows; in columns, attention's at its windows. A local mean's rows follow from one another.
 void Session::compute_pieces(const Strip& strip, size_t n, int64_t begin, int64_t end) {
   const Node& node = plan_->node(n);
   const Interval columns = strip.columns[n];
-  const int64_t grid = plan_->step(n).row_grid, top = begin == 0 ? -plan_->step(n).row_shift : begin;
+  const bool carries = node.op == Op::local_mean;
+  const int64_t grid = carries ? end - begin : plan_->step(n).row_grid;
+  const int64_t top = begin == 0 ? -plan_->step(n).row_shift : begin;
   const int64_t groups = ceil_div(end - top, grid);
   const bool few = (end - begin) * columns.size() * plan_->step(n).pitch < kFloatsWorthAThread;
   const bool windows = node.op == Op::window_attention;
   const int64_t left = windows ? window_at(node, columns.begin).begin : columns.begin;
-  const int64_t unit = windows ? grid : std::lcm(grid, kColumnGrid);  // columns that belong together
+  // Columns that belong together.
+  const int64_t unit = windows ? grid : carries ? kMeanGrid : std::lcm(grid, kColumnGrid);
   int64_t width = round_up(columns.end - left, unit);
   if (plan_->needs_scratch(n))
     width = std::max(unit, Plan::kPieceColumns / unit * unit);
@@ -263,6 +266,7 @@ void Session::compute_pieces(const Strip& strip, size_t n, int64_t begin, int64_
     piece.x_begin = std::max(columns.begin, x);
     piece.x_end = std::min(columns.end, x + width);
     piece.pixels = checked_product(layout_.height / node.stride, layout_.width / node.stride);
+    if (carries) piece.sums = reinterpret_cast<double*>(arena_.data() + layout_.sums_offset[n]);
     piece.scratch = enter_piece(strip, n, piece, workspace(thread));
     compute_piece(*plan_, n, piece);
     leave_piece(strip, n, piece);

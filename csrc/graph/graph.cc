@@ -133,6 +133,12 @@ const char* op_name(Op op) {
       return "warp";
     case Op::gate:
       return "gate";
+    case Op::combine:
+      return "combine";
+    case Op::channel_pool:
+      return "channel_pool";
+    case Op::local_mean:
+      return "local_mean";
   }
   return "";
 }
@@ -158,6 +164,26 @@ const Node& Graph::at(int node) const {
   return nodes_[static_cast<size_t>(node)];
 }
 
+bool has_poles(const Node& node) {
+  if (node.op == Op::combine) return node.formula == Formula::divide;
+  if (node.op != Op::activate) return false;
+  switch (node.curve.curve) {
+    case Curve::exp:
+    case Curve::log:
+    case Curve::log1p:
+    case Curve::sqrt:
+    case Curve::reciprocal:
+      return true;
+    default:
+      return false;
+  }
+}
+
+bool compares(const Node& node) {
+  return (node.op == Op::combine && node.formula == Formula::above) ||
+         (node.op == Op::activate && node.curve.curve == Curve::above);
+}
+
 int64_t extent(const Node& node, Axis axis, int64_t side) {
   if (node.whole || (node.fold > 0 && axis == Axis::columns)) return 1;
   return node.fold > 0 ? ceil_div(side / node.stride, node.fold) : side / node.stride;
@@ -166,6 +192,12 @@ int64_t extent(const Node& node, Axis axis, int64_t side) {
 Interval window_at(const Node& node, int64_t x) {
   const int64_t begin = floor_div(x - node.shift, node.window) * node.window + node.shift;
   return {begin, begin + node.window};
+}
+
+Interval mean_window(int64_t side, int64_t x, int64_t size) {
+  side = std::min(side, size);
+  const int64_t begin = std::clamp<int64_t>(x - (side - 1) / 2, 0, size - side);
+  return {begin, begin + side};
 }
 
 int Graph::append(Node node) {
@@ -325,15 +357,27 @@ int Graph::add(int a, int b, float scale_a, float scale_b) {
   return append(std::move(node));
 }
 
-int Graph::multiply(int a, int b, Channels of_a, Channels of_b) {
-  check_channels(at(a), of_a, "multiply");
-  check_channels(at(b), of_b, "multiply");
+// A node that takes of each pixel channels of one image and of another; where one has one channel, it serves for all.
+Node Graph::of_two(Op op, int a, int b, Channels of_a, Channels of_b) const {
+  const std::string name = op_name(op);
+  check_channels(at(a), of_a, name);
+  check_channels(at(b), of_b, name);
   require((same_size(at(a), at(b)) || at(b).whole) && (of_a.count == of_b.count || of_a.count == 1 || of_b.count == 1),
-          "multiply: operands of different shapes");
-  Node node = sized_like(at(a), Op::multiply, {a, b});
+          name + ": operands of different shapes");
+  Node node = sized_like(at(a), op, {a, b});
   if (at(b).whole && !at(a).whole) node.broadcast = 1;
   node.parts = {of_a, of_b};
   node.channels = std::max(of_a.count, of_b.count);
+  return node;
+}
+
+int Graph::multiply(int a, int b, Channels of_a, Channels of_b) {
+  return append(of_two(Op::multiply, a, b, of_a, of_b));
+}
+
+int Graph::combine(int a, int b, Channels of_a, Channels of_b, Formula formula) {
+  Node node = of_two(Op::combine, a, b, of_a, of_b);
+  node.formula = formula;
   return append(std::move(node));
 }
 
@@ -385,6 +429,13 @@ int Graph::pool(int x, Pool kind, ConvSpec window, int64_t divisor) {
   return append(std::move(node));
 }
 
+int Graph::channel_pool(int x, Pool kind) {
+  Node node = sized_like(at(x), Op::channel_pool, {x});
+  node.channels = 1;
+  node.pool = kind;
+  return append(std::move(node));
+}
+
 int Graph::resize(int x, Resize mode, bool enlarge, int64_t factor) {
   const int64_t stride = at(x).stride;
   require_image(at(x), "resize");
@@ -427,6 +478,14 @@ int Graph::mean(int partial) {
   Node node = sized_like(at(partial), Op::mean, {partial});
   node.fold = 0;
   node.whole = true;
+  return append(std::move(node));
+}
+
+int Graph::local_mean(int x, int64_t side) {
+  require_image(at(x), "local_mean");
+  require(side >= 1 && side <= kMostSide, "local_mean: side out of range: " + std::to_string(side));
+  Node node = sized_like(at(x), Op::local_mean, {x});
+  node.side = side;
   return append(std::move(node));
 }
 
@@ -539,7 +598,8 @@ bool Graph::takes_sigma() const {
 int64_t Graph::channels() const { return at(0).channels; }
 
 bool Graph::sees_everything() const {
-  return std::any_of(nodes_.begin(), nodes_.end(), [](const Node& n) { return n.fold > 0 || n.op == Op::warp; });
+  return std::any_of(nodes_.begin(), nodes_.end(),
+                     [](const Node& n) { return n.fold > 0 || n.op == Op::warp || n.op == Op::local_mean; });
 }
 
 int64_t Graph::halo() const { return reach_of({output_}); }
@@ -611,6 +671,8 @@ Interval needed(const Node& node, size_t which, Interval output, Axis axis) {
       return {output.begin * node.fold, output.end * node.fold};
     case Op::warp:
       return which == 0 ? Interval{-kEverything, kEverything} : output;
+    case Op::local_mean:  // sums go on from the picture's edge
+      return {-kEverything, kEverything};
     case Op::mean:
     case Op::channel_softmax:
       return axis == Axis::columns ? Interval{0, 1} : Interval{-kEverything, kEverything};
@@ -622,6 +684,8 @@ Interval needed(const Node& node, size_t which, Interval output, Axis axis) {
     case Op::layer_norm:
     case Op::mix:
     case Op::gate:
+    case Op::combine:
+    case Op::channel_pool:
       return output;
   }
   return output;

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "kernels/activation/activation.h"
+#include "kernels/arithmetic/arithmetic.h"
 #include "kernels/conv2d/conv2d.h"
 #include "kernels/pool/pool.h"
 #include "kernels/resize/resize.h"
@@ -38,12 +39,16 @@ enum class Op {
   mix,
   state,
   warp,
-  gate
+  gate,
+  combine,
+  channel_pool,
+  local_mean
 };
 
 constexpr size_t kMostInputs = 64;                 // of one node
 constexpr int64_t kFold = 4;                       // rows that are summed at once
 constexpr int64_t kMostWindow = 64;                // side of an attention window
+constexpr int64_t kMostSide = 1 << 16;             // of the window of a local mean
 constexpr int64_t kEverything = int64_t{1} << 40;  // a reach beyond every image
 
 const char* op_name(Op op);
@@ -93,9 +98,10 @@ struct Node {
   std::vector<float> bias;       // [out], or empty; affine, layer_norm: shift [channels]
   Border border = Border::zero;  // conv2d; input: what pads the picture to multiple_of()
 
-  std::vector<Channels> parts;           // concat, multiply, gate: what is taken of each input
+  std::vector<Channels> parts;           // concat, multiply, gate, combine: what is taken of each input
   CurveSpec curve;                       // activate, gate
-  Pool pool = Pool::max;                 // pool
+  Formula formula = Formula::divide;     // combine
+  Pool pool = Pool::max;                 // pool, channel_pool
   int64_t divisor = 0;                   // pool, average: 0 counts the pixels that lie inside
   Resize mode = Resize::nearest;         // resize
   bool enlarge = true;                   // resize
@@ -106,13 +112,21 @@ struct Node {
   bool centred = true;                   // layer_norm: whether the mean is taken off
   int64_t heads = 1;                     // attention
   int64_t window = 1, shift = 0;         // window_attention: side of a window, and where the first whole one begins
+  int64_t side = 1;                      // local_mean: of a window
 };
+
+// Whether a node divides or takes roots or logarithms, which makes some finite values infinite or NaN.
+bool has_poles(const Node& node);
+bool compares(const Node& node);  // whether values are 1 or 0, by which of two is greater
 
 // How many rows or columns node `node` has when the picture has `side` of them.
 int64_t extent(const Node& node, Axis axis, int64_t side);
 
 // The window of a grid of windows (the first whole one begins at `shift`, before it stands a smaller one) that x is in.
 Interval window_at(const Node& node, int64_t x);
+
+// The window that local_mean takes around pixel x of [0, size); near an edge, the nearest that lies inside.
+Interval mean_window(int64_t side, int64_t x, int64_t size);
 
 class Graph {
  public:
@@ -129,16 +143,20 @@ class Graph {
   int add(int a, int b, float scale_a, float scale_b);
   // As many channels of both, or one of one: it serves for all. b may be one pixel, which serves for all pixels.
   int multiply(int a, int b, Channels of_a, Channels of_b);
-  int gate(int a, int b, Channels of_a, Channels of_b, CurveSpec curve);  // curve(a) * b; a curve without slopes
+  int gate(int a, int b, Channels of_a, Channels of_b, CurveSpec curve);     // curve(a) * b; a curve without slopes
+  int combine(int a, int b, Channels of_a, Channels of_b, Formula formula);  // operands as multiply's
   int affine(int x, std::vector<float> scale, std::vector<float> shift);
   int activate(int x, CurveSpec curve, std::vector<float> slope = {});
   int pool(int x, Pool kind, ConvSpec window, int64_t divisor);  // channels in `window` are ignored
+  int channel_pool(int x, Pool kind);                            // of each pixel's channels, to one
   int resize(int x, Resize mode, bool enlarge, int64_t factor);
   // (x - mean) / sqrt(variance + epsilon) * scale + shift by pixel over its channels; not centred: x / sqrt(...).
   int layer_norm(int x, std::vector<float> scale, std::vector<float> shift, float epsilon, bool centred);
   // The mean of all pixels is made of sums over kFold rows.
   int partial_sum(int x);
   int mean(int partial);
+  // By channel, of the window of `side` pixels around each pixel (mean_window); a picture's smaller side stands for it.
+  int local_mean(int x, int64_t side);
   // Softmax attention of each pixel to those of its window. x: queries, keys and values one after the other, each by
   // head; bias by distance, [heads][2 window - 1][2 window - 1].
   int window_attention(int x, int64_t heads, int64_t window, int64_t shift, std::vector<float> bias);
@@ -170,6 +188,7 @@ class Graph {
 
  private:
   const Node& at(int node) const;
+  Node of_two(Op op, int a, int b, Channels of_a, Channels of_b) const;
   int append(Node node);
   int64_t reach_of(const std::vector<int>& results) const;
 

@@ -39,6 +39,7 @@ Names<Enum> names_of(int count, const char* (*name)(Enum)) {
   return names;
 }
 const Names<Curve> kCurveNames = names_of<Curve>(kCurves, curve_name);
+const Names<Formula> kFormulaNames = names_of<Formula>(kFormulas, formula_name);
 const Names<Resize> kResizeNames = names_of<Resize>(kResizes, resize_name);
 
 // Writer and Reader have the same members, so that one list of a node's attributes serves both.
@@ -315,6 +316,17 @@ const OpFormat kFormats[] = {
        require(n.parts.size() == 2, "gate: takes two parts");
        return g.gate(n.inputs[0], n.inputs[1], n.parts[0], n.parts[1], n.curve);
      }},
+    {Op::combine, 2, 2,
+     [](auto& f, auto& n) {
+       parts_attribute(f, n);
+       f.choice("formula", n.formula, kFormulaNames);
+     },
+     [](Graph& g, Node& n) {
+       require(n.parts.size() == 2, "combine: takes two parts");
+       return g.combine(n.inputs[0], n.inputs[1], n.parts[0], n.parts[1], n.formula);
+     }},
+    {Op::channel_pool, 1, 1, [](auto& f, auto& n) { f.choice("kind", n.pool, kPools); },
+     [](Graph& g, Node& n) { return g.channel_pool(n.inputs[0], n.pool); }},
     {Op::affine, 1, 1, affine_attributes,
      [](Graph& g, Node& n) { return g.affine(n.inputs[0], std::move(n.weight), std::move(n.bias)); }},
     {Op::activate, 1, 1, activate_attributes,
@@ -351,6 +363,8 @@ const OpFormat kFormats[] = {
     {Op::warp, 2, 2, no_attributes, [](Graph& g, Node& n) { return g.warp(n.inputs[0], n.inputs[1]); }},
     {Op::partial_sum, 1, 1, no_attributes, [](Graph& g, Node& n) { return g.partial_sum(n.inputs[0]); }},
     {Op::mean, 1, 1, no_attributes, [](Graph& g, Node& n) { return g.mean(n.inputs[0]); }},
+    {Op::local_mean, 1, 1, [](auto& f, auto& n) { f.integer("side", n.side); },
+     [](Graph& g, Node& n) { return g.local_mean(n.inputs[0], n.side); }},
     {Op::window_attention, 1, 1,
      [](auto& f, auto& n) {
        f.integer("heads", n.heads);

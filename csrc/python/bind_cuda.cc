@@ -129,6 +129,7 @@ void bind_cuda(py::module_& parent) {
   using fr::CudaSession;
   py::module_ m = parent.def_submodule("cuda", "Kernels for NVIDIA GPUs.");
   py::register_local_exception<NoDevice>(m, "NoDevice", PyExc_RuntimeError);
+  py::register_local_exception<fr::NoCudaKernel>(m, "NoKernel", PyExc_ValueError);
   const py::call_guard<fr::WithoutGil> release;
 
   py::class_<Tensor>(m, "Images", py::module_local(),

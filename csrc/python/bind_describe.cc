@@ -80,7 +80,10 @@ py::list plan_steps(const Plan& plan) {
                         (node.shift > 0 ? " from " + std::to_string(node.shift) : "");
     if (node.op == Op::activate || node.op == Op::gate) about["detail"] = curve_name(node.curve.curve);
     if (node.op == Op::resize) about["detail"] = resize_name(node.mode);
-    if (node.op == Op::pool) about["detail"] = node.pool == Pool::max ? "max" : "average";
+    if (node.op == Op::combine) about["detail"] = formula_name(node.formula);
+    if (node.op == Op::local_mean) about["detail"] = std::to_string(node.side) + "x" + std::to_string(node.side);
+    if (node.op == Op::pool || node.op == Op::channel_pool)
+      about["detail"] = node.pool == Pool::max ? "max" : "average";
     if (!step.convs.empty()) about["conv"] = conv_dict(node, step);
     steps.append(about);
   }

@@ -23,6 +23,11 @@ namespace {
 
 using Floats = py::array_t<float, py::array::c_style>;
 
+Pool parse_pool(const std::string& kind) {
+  if (kind != "max" && kind != "average") throw py::value_error("pool: kind must be max or average");
+  return kind == "max" ? Pool::max : Pool::average;
+}
+
 std::vector<float> to_vector(const std::optional<Floats>& array) {
   if (!array) return {};
   return {array->data(), array->data() + array->size()};
@@ -154,6 +159,15 @@ void bind_engine(py::module_& m) {
           },
           "a"_a, "b"_a, "parts"_a, "curve"_a, "values"_a)
       .def(
+          "combine",
+          [](Graph& graph, int a, int b, const std::vector<std::pair<int64_t, int64_t>>& parts,
+             const std::string& formula) {
+            if (parts.size() != 2) throw py::value_error("combine: two operands have two parts");
+            return graph.combine(a, b, {parts[0].first, parts[0].second}, {parts[1].first, parts[1].second},
+                                 parse_formula(formula));
+          },
+          "a"_a, "b"_a, "parts"_a, "formula"_a)
+      .def(
           "affine",
           [](Graph& graph, int x, const Floats& scale, const Floats& shift) {
             return graph.affine(x, to_vector(scale), to_vector(shift));
@@ -171,7 +185,6 @@ void bind_engine(py::module_& m) {
           "pool",
           [](Graph& graph, int x, const std::string& kind, std::pair<int64_t, int64_t> kernel, int64_t stride,
              std::pair<int64_t, int64_t> padding, std::pair<int64_t, int64_t> dilation, int64_t divisor) {
-            if (kind != "max" && kind != "average") throw py::value_error("pool: kind must be max or average");
             ConvSpec window;
             window.kernel_h = kernel.first;
             window.kernel_w = kernel.second;
@@ -180,9 +193,13 @@ void bind_engine(py::module_& m) {
             window.pad_left = padding.second;
             window.dilation_h = dilation.first;
             window.dilation_w = dilation.second;
-            return graph.pool(x, kind == "max" ? Pool::max : Pool::average, window, divisor);
+            return graph.pool(x, parse_pool(kind), window, divisor);
           },
           "x"_a, "kind"_a, "kernel"_a, "stride"_a, "padding"_a, "dilation"_a, "divisor"_a)
+      .def(
+          "channel_pool",
+          [](Graph& graph, int x, const std::string& kind) { return graph.channel_pool(x, parse_pool(kind)); }, "x"_a,
+          "kind"_a)
       .def(
           "resize",
           [](Graph& graph, int x, const std::string& mode, bool enlarge, int64_t factor) {
@@ -197,6 +214,7 @@ void bind_engine(py::module_& m) {
           "x"_a, "scale"_a.noconvert(), "shift"_a.noconvert(), "epsilon"_a, "centred"_a)
       .def("partial_sum", &Graph::partial_sum, "x"_a)
       .def("mean", &Graph::mean, "partial"_a)
+      .def("local_mean", &Graph::local_mean, "x"_a, "side"_a)
       .def(
           "window_attention",
           [](Graph& graph, int x, int64_t heads, int64_t window, int64_t shift, const Floats& bias) {

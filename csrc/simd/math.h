@@ -68,7 +68,7 @@ FR_INLINE Vec expm1_of_negative(Vec x) {
   return fma(scale, part.r + exp_rest(part.r), scale - broadcast(1.0f));
 }
 
-// log(1 + t) for t in [0, 1]: 2 artanh(t / (2 + t))
+// log(1 + t) for t in [-0.5, 1]: 2 artanh(t / (2 + t))
 FR_INLINE Vec log1p_of_unit(Vec t) {
   const Vec s = t / (t + broadcast(2.0f)), z = s * s;
   Vec p = broadcast(0.24289568f);
@@ -77,6 +77,43 @@ FR_INLINE Vec log1p_of_unit(Vec t) {
   p = fma(p, z, broadcast(0.3999889f));
   p = fma(p, z, broadcast(0.66666675f));
   return fma(p * z, s, s + s);
+}
+
+FR_INLINE Vec log(Vec x) {
+  const Vec tiny = broadcast(1.17549435e-38f);  // below it the exponent's bits do not tell the size
+  const Vec scaled = x < tiny ? x * broadcast(8388608.0f) : x;
+  const Lanes bits = (Lanes)scaled;
+  // scaled = m * 2^n with m from about sqrt(1/2) to sqrt(2): where x is near 1, n is 0 and nothing cancels.
+  const IntVec n = (IntVec)(bits - 0x3f3504f3u) >> 23;
+  const Vec exponent = __builtin_convertvector(n, Vec) - (x < tiny ? broadcast(23.0f) : Vec{});
+  const Vec rest =
+      fma(exponent, broadcast(-2.12194440e-4f), log1p_of_unit((Vec)(bits - ((Lanes)n << 23)) - broadcast(1.0f)));
+  const Vec result = fma(exponent, broadcast(0.693359375f), rest);
+  const Vec infinity = broadcast(__builtin_inff());
+  const Vec special = x == Vec{} ? -infinity : x < Vec{} ? broadcast(__builtin_nanf("")) : x;  // infinity and NaN stay
+  return x > Vec{} && x < infinity ? result : special;
+}
+
+FR_INLINE Vec log1p(Vec x) {
+  const Vec one = broadcast(1.0f), sum = x + one;
+  const Vec lost = (x - (sum - one)) / sum;  // by the sum's rounding; NaN where that is 0 or infinite
+  const Vec result = log(sum);
+  return lost == lost ? result + lost : result;
+}
+
+FR_INLINE Vec sqrt(Vec v) {
+#if defined(__AVX512F__)
+  return _mm512_maskz_sqrt_ps(0xffff, v);  // GCC warns about _mm512_sqrt_ps itself
+#elif defined(__AVX2__)
+  return _mm256_sqrt_ps(v);
+#elif FR_X86
+  return _mm_sqrt_ps(v);
+#elif defined(__ARM_NEON)
+  return vsqrtq_f32(v);
+#else
+  for (int i = 0; i < kWidth; ++i) v[i] = __builtin_sqrtf(v[i]);
+  return v;
+#endif
 }
 
 FR_INLINE Vec sigmoid(Vec x) {

@@ -115,6 +115,29 @@ class FusionUNet(UNet):
         return (1 + moved * worth) / (1 + worth + moved * worth), hidden
 
 
+class FusionStep(nn.Module):
+    """forward(x, sigma, frame, hidden) -> (result, the next frame, the next hidden): a step, as a plan with states.
+
+    result: the restored x, or x itself if `watch`, for frames whose result nobody needs.  frame, hidden: as State has
+    them, of a padded frame.
+    """
+
+    takes_sigma = True
+
+    def __init__(self, model: FusionUNet, watch: bool = False):
+        super().__init__()
+        self.model, self.config, self.watch = model, model.config, watch
+        self.multiple_of = model.multiple_of
+        self.states = ((model.frame_channels, 1), (model.config.hidden, 2))
+
+    def forward(self, x: Tensor, sigma: Tensor, frame: Tensor, hidden: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        state = State(frame, hidden)
+        if self.watch:
+            return x, *self.model.watch(x, sigma, state)
+        result, state = self.model.step(x, sigma, state)
+        return result, *state
+
+
 def _statistics(difference: Tensor) -> Tensor:
     """Local mean squares of a difference [N, C, H, W]: of itself, of its means over colours and 2 x 2 or 6 x 6 pixels,
     and over 10 x 10 pixels; times the count of what was averaged, so that of white noise each is the variance.

@@ -33,8 +33,7 @@ class NAFNet(nn.Module):
     """forward(x) -> restored x.  x: [N, C, H, W] in [0, 1].
 
     Sides are padded with zeros at the bottom and right, as published.  The channel attention's mean is over the whole
-    picture; with `local`, for which there is no plan yet, three dozen windows in a row reach further than any tile.  So
-    there is no halo.  Trained
+    picture; with `local`, three dozen windows in a row reach further than any tile.  So there is no halo.  Trained
     weights need no change between training and test but `local`; dropout, which no published weights were trained with,
     is left out.
     """
@@ -134,7 +133,7 @@ def local_mean(x: Tensor, side: int) -> Tensor:
     return _running_mean(_running_mean(x, 3, min(side, width)), 2, min(side, height))
 
 
-# One operator to torch.export, whatever the size of the trace; plans have none for it.
+# One operator to torch.export, whatever the size of the trace, and one node of a plan.
 @torch.library.custom_op("fastrestore::local_mean", mutates_args=())
 def _local_mean(x: Tensor, side: int) -> Tensor:
     return local_mean(x, side).contiguous()

@@ -204,7 +204,6 @@ def test_mimo_unet_compiles(blocks):
     [
         ("dmphn", {}, r"aten\.chunk.* has no plan"),
         ("esdnet", {}, r"pads pictures in a way that has no plan: a border of the mean colour"),
-        ("nafnet", {"local": 16}, r"local_mean.* in encoders\.0\.0\.sca\.0 has no plan"),
     ],
     ids=str,
 )

@@ -100,6 +100,26 @@ inline Graph attention_graph(int64_t channels) {
   return graph;
 }
 
+// Quotients, roots, logarithms and comparisons of what one channel or all say, and means over windows.
+inline Graph measured_graph(int64_t channels) {
+  Graph graph;
+  const int input = graph.input(channels);
+  const int first = graph.conv2d(input, conv_spec(channels, 8, 3, 1, 1), weights(8 * channels * 9), weights(8, 0.5f));
+  const int mean = graph.local_mean(first, 5);
+  const int level =
+      graph.activate(graph.activate(graph.multiply(mean, mean, {0, 8}, {0, 8}), {Curve::log1p}), {Curve::sqrt});
+  const int quotient = graph.combine(graph.affine(level, std::vector<float>(8, 1.0f), std::vector<float>(8, 0.5f)),
+                                     graph.activate(level, {Curve::exp}), {0, 8}, {2, 1}, Formula::divide);
+  const int most = graph.channel_pool(quotient, Pool::max), average = graph.channel_pool(mean, Pool::average);
+  const int mask = graph.combine(average, graph.activate(most, {Curve::reciprocal}), {0, 1}, {0, 1}, Formula::above);
+  const int other = graph.activate(graph.activate(most, {Curve::log}), {Curve::above, -0.5f});
+  const int limited =
+      graph.combine(graph.multiply(first, mask, {0, 8}, {0, 1}), quotient, {0, 8}, {0, 8}, Formula::minimum);
+  const int sum = graph.combine(graph.local_mean(limited, 384), other, {0, 8}, {0, 1}, Formula::maximum);
+  graph.set_output(graph.conv2d(sum, conv_spec(8, channels, 1, 1, 0), weights(8 * channels), weights(channels)));
+  return graph;
+}
+
 // A running mean of the pictures, which moves along, and of what a convolution makes of them at half size.
 inline Graph recurrent_graph(int64_t channels) {
   Graph graph;
@@ -136,8 +156,8 @@ inline Graph residual_graph(int64_t channels) {
 }
 
 inline std::vector<Graph> all_graphs(int64_t channels) {
-  return {small_graph(channels),     shuffled_graph(channels),  varied_graph(channels),
-          attention_graph(channels), recurrent_graph(channels), residual_graph(channels)};
+  return {small_graph(channels),     shuffled_graph(channels), varied_graph(channels),  attention_graph(channels),
+          recurrent_graph(channels), residual_graph(channels), measured_graph(channels)};
 }
 
 // For int8: levels of every image that may have them.

@@ -45,6 +45,8 @@ CurveSpec spec_of(Curve curve) {
       return {curve, 1.5f, 0.5f, 1.0f};
     case Curve::softplus:
       return {curve, 1.0f, 20.0f, 0.0f};
+    case Curve::above:
+      return {curve, 0.25f, 0.0f, 0.0f};
     default:
       return {curve, 0.0f, 0.0f, 0.0f};
   }
@@ -52,6 +54,8 @@ CurveSpec spec_of(Curve curve) {
 
 std::vector<float> arguments() {
   std::vector<float> values = {0.0f, -0.0f, kInf, -kInf, kNan, 1.0f, -1.0f, 1e-40f, -1e-40f, 1e30f, -1e30f};
+  for (float v : {0.25f, 1e-45f, 3e38f, 0x1p-126f, 0x1p24f, std::nextafter(1.0f, 0.0f), std::nextafter(-1.0f, 0.0f)})
+    values.push_back(v);
   for (int i = 0; i < 200000; ++i) values.push_back(-110.0f + 0.0011f * static_cast<float>(i));
   for (int exponent = -60; exponent < 8; ++exponent)
     for (int i = 0; i < 500; ++i) {

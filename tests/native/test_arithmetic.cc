@@ -1,5 +1,6 @@
 #include <cmath>
 #include <random>
+#include <stdexcept>
 #include <string>
 #include <vector>
 
@@ -28,6 +29,40 @@ std::vector<float> some(int64_t count, std::mt19937& random) {
   std::vector<float> values(static_cast<size_t>(count));
   for (float& v : values) v = random() % 50 == 0 ? (random() % 2 ? NAN : INFINITY) : normal(random);
   return values;
+}
+
+// The reference's bits, with either operand one value a pixel; the values between the pixels stay.
+void check_formulas(const Variant& variant, const std::vector<float>& a, const std::vector<float>& b, int64_t channels,
+                    int64_t pixels, int64_t pitch) {
+  const int64_t out_pitch = channels + 1;
+  for (int f = 0; f < kFormulas; ++f)
+    for (int single = 0; single < 4; ++single) {
+      const Operand left{a.data(), pitch, (single & 1) != 0}, right{b.data(), pitch, (single & 2) != 0};
+      std::vector<float> wanted(static_cast<size_t>(pixels * out_pitch), kGuard), got = wanted;
+      arithmetic_ref.combine(static_cast<Formula>(f), left, right, {wanted.data(), out_pitch}, channels, pixels);
+      variant.kernels->combine(static_cast<Formula>(f), left, right, {got.data(), out_pitch}, channels, pixels);
+      bool same = true;
+      for (size_t i = 0; i < got.size(); ++i)
+        same &= got[i] == wanted[i] || (std::isnan(got[i]) && std::isnan(wanted[i]));
+      CHECK_SAYING(same, std::string(variant.name) + " " + formula_name(static_cast<Formula>(f)) + " channels " +
+                             std::to_string(channels));
+    }
+}
+
+// The reference on values whose results are known.
+void check_known() {
+  const float a[] = {6, -1, 2, NAN, 3, 0, -INFINITY}, b[] = {-4, -1, INFINITY, 1, NAN, 0, 5};
+  const float wanted[kFormulas][7] = {{-1.5f, 1, 0, NAN, NAN, NAN, -INFINITY},
+                                      {-4, -1, 2, NAN, NAN, 0, -INFINITY},
+                                      {6, -1, INFINITY, NAN, NAN, 0, 5},
+                                      {1, 0, 0, 0, 0, 0, 0}};
+  for (int f = 0; f < kFormulas; ++f) {
+    CHECK(parse_formula(formula_name(static_cast<Formula>(f))) == static_cast<Formula>(f));
+    float out[7];
+    arithmetic_ref.combine(static_cast<Formula>(f), {a, 7}, {b, 7}, {out, 7}, 7, 1);
+    for (int i = 0; i < 7; ++i) CHECK(out[i] == wanted[f][i] || (std::isnan(out[i]) && std::isnan(wanted[f][i])));
+  }
+  CHECK_THROWS(parse_formula("power"), std::invalid_argument);
 }
 
 // Against the formula in double, whose two roundings fma saves; the values between the pixels stay.
@@ -70,6 +105,7 @@ void check(const Variant& variant, int64_t channels, int64_t pixels, std::mt1993
         room = std::fabs(at(a, x, c)) + 6 * std::fabs(at(b, x, c));
         return 0.5 * at(a, x, c) - 3 * at(b, x, c);
       });
+  check_formulas(variant, a, b, channels, pixels, pitch);
   for (int single = 0; single < 3; ++single) {  // neither, the first, the second
     const Operand left{a.data(), pitch, single == 1}, right{b.data(), pitch, single == 2};
     run(
@@ -134,6 +170,7 @@ void check_run(const Variant& variant, std::mt19937& random) {
 }  // namespace
 
 int main() {
+  check_known();
   std::mt19937 random(1);
   for (const Variant& variant : kVariants) {
     if (!includes(cpu_isa(), variant.isa)) continue;

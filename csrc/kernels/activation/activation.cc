@@ -6,9 +6,10 @@
 namespace fr {
 namespace {
 
-constexpr const char* kNames[kCurves] = {"relu", "leaky_relu", "prelu",        "clamp",      "elu",
-                                         "abs",  "sigmoid",    "tanh",         "silu",       "mish",
-                                         "gelu", "gelu_tanh",  "hard_sigmoid", "hard_swish", "softplus"};
+constexpr const char* kNames[kCurves] = {"relu",         "leaky_relu", "prelu",    "clamp", "elu",  "abs",
+                                         "sigmoid",      "tanh",       "silu",     "mish",  "gelu", "gelu_tanh",
+                                         "hard_sigmoid", "hard_swish", "softplus", "exp",   "log",  "log1p",
+                                         "sqrt",         "reciprocal", "above"};
 
 double clamp(double x, double low, double high) { return x < low ? low : x > high ? high : x; }
 
@@ -44,6 +45,18 @@ double curve_ref(const CurveSpec& s, double slope, double x) {
       return x * (clamp(x + 3, 0, 6) / 6);
     case Curve::softplus:
       return s.a * x > s.b ? x : std::log1p(std::exp(s.a * x)) / s.a;
+    case Curve::exp:
+      return std::exp(x);
+    case Curve::log:
+      return std::log(x);
+    case Curve::log1p:
+      return std::log1p(x);
+    case Curve::sqrt:
+      return std::sqrt(x);
+    case Curve::reciprocal:
+      return 1 / x;
+    case Curve::above:
+      return x > s.a ? 1 : 0;
   }
   return x;
 }

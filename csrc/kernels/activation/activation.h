@@ -8,8 +8,11 @@
 //   gelu          x (1 + erf(x / sqrt 2)) / 2        gelu_tanh    x (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))) / 2
 //   hard_sigmoid  min(max(x + 3, 0), 6) / 6          hard_swish   x hard_sigmoid(x)
 //   softplus      a x > b ? x : log(1 + exp(a x)) / a
+//   exp           exp(x)                             log          log(x), NaN below 0
+//   log1p         log(1 + x), NaN below -1           sqrt         the root of x, NaN below 0
+//   reciprocal    1 / x                              above        x > a ? 1 : 0, which is 0 for NaN
 //
-// NaN stays NaN; an infinity gives what the formula gives, which is NaN for -inf times 0 (silu, gelu, ...).
+// NaN otherwise stays NaN; an infinity gives what the formula gives, which is NaN for -inf times 0 (silu, gelu, ...).
 #pragma once
 #include <cstdint>
 #include <string>
@@ -33,9 +36,15 @@ enum class Curve : int32_t {
   gelu_tanh,
   hard_sigmoid,
   hard_swish,
-  softplus
+  softplus,
+  exp,
+  log,
+  log1p,
+  sqrt,
+  reciprocal,
+  above
 };
-constexpr int kCurves = 15;
+constexpr int kCurves = 21;
 
 const char* curve_name(Curve curve);
 Curve parse_curve(const std::string& name);  // throws std::invalid_argument for an unknown name

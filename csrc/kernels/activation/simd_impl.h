@@ -88,6 +88,18 @@ void run(const CurveSpec& spec, const Row& row) {
       return each<false>(row, [](Vec v, Vec) { return v * hard_sigmoid(v); });
     case Curve::softplus:
       return each<false>(row, [a, b](Vec v, Vec) { return softplus(v, a, b); });
+    case Curve::exp:
+      return each<false>(row, [](Vec v, Vec) { return exp(v); });
+    case Curve::log:
+      return each<false>(row, [](Vec v, Vec) { return log(v); });
+    case Curve::log1p:
+      return each<false>(row, [](Vec v, Vec) { return log1p(v); });
+    case Curve::sqrt:
+      return each<false>(row, [](Vec v, Vec) { return sqrt(v); });
+    case Curve::reciprocal:
+      return each<false>(row, [](Vec v, Vec) { return broadcast(1.0f) / v; });
+    case Curve::above:
+      return each<false>(row, [a](Vec v, Vec) { return v > a ? broadcast(1.0f) : Vec{}; });
   }
 }
 

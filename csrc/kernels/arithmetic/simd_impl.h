@@ -93,7 +93,33 @@ void add(float scale_a, const Operand& a, float scale_b, const Operand& b, const
   });
 }
 
-constexpr ArithmeticKernels kernels = {affine, multiply, add};
+FR_INLINE Vec values(const Operand& in, int64_t x, int64_t c, int64_t lanes) {
+  const float* pixel = static_cast<const float*>(in.data) + x * in.pitch;
+  return in.single ? broadcast(*pixel) : read(pixel + c, lanes);
+}
+
+template <class F>
+FR_INLINE void combine_by(const Operand& a, const Operand& b, const Result& out, int64_t channels, int64_t pixels,
+                          F function) {
+  each<float>(out, channels, pixels, [&](int64_t x, int64_t c, int64_t lanes) __attribute__((always_inline)) {
+    return function(values(a, x, c, lanes), values(b, x, c, lanes));
+  });
+}
+
+void combine(Formula formula, const Operand& a, const Operand& b, const Result& out, int64_t channels, int64_t pixels) {
+  switch (formula) {
+    case Formula::divide:
+      return combine_by(a, b, out, channels, pixels, [](Vec v, Vec w) { return v / w; });
+    case Formula::minimum:
+      return combine_by(a, b, out, channels, pixels, [](Vec v, Vec w) { return w < v ? w : w == w ? v : w; });
+    case Formula::maximum:
+      return combine_by(a, b, out, channels, pixels, [](Vec v, Vec w) { return w > v ? w : w == w ? v : w; });
+    case Formula::above:
+      return combine_by(a, b, out, channels, pixels, [](Vec v, Vec w) { return v > w ? broadcast(1.0f) : Vec{}; });
+  }
+}
+
+constexpr ArithmeticKernels kernels = {affine, multiply, add, combine};
 
 }  // namespace
 }  // namespace FR_ISA
