@@ -69,8 +69,8 @@ def test_two_processes_learn_what_one_does_from_both_their_shares(recipe, tmp_pa
     for other in results.values():  # all hold the same, whether the training was cut off or not
         assert all(torch.equal(value, other[name]) for name, value in whole.items())
 
-    def both(recipe, pictures, state, team):
-        draw = loop._draws(recipe, pictures, state, team, recipe.batch // 2)
+    def both(recipe, pictures, state, team, model):
+        draw = loop._draws(recipe, pictures, state, team, recipe.batch // 2, model)
         return lambda step: [torch.cat(parts) for parts in zip(draw(2 * step), draw(2 * step + 1), strict=True)]
 
     def distance(model):
