@@ -74,7 +74,7 @@ def test_two_processes_learn_what_one_does_from_both_their_shares(recipe, tmp_pa
 
         def batch(step):
             shares = zip(draw(2 * step), draw(2 * step + 1), strict=True)
-            return [None if parts[0] is None else torch.cat(parts) for parts in shares]
+            return loop.Batch(*(None if parts[0] is None else torch.cat(parts) for parts in shares))
 
         return batch
 
