@@ -4,8 +4,8 @@ An image of 8 bits is 256 equal steps from `low` to `high`, of which 0 is one; v
 choose the ends, from a histogram of what the float32 plan's image holds over all pictures:
   - "mse": those with the least mean squared error, of rounding within and cutting off beyond;
   - "percentile": those that cut off one value in 100000 at either end, wherever 0 is not the end.
-If the result over these pictures is then less like the float32 plan's than `TARGET` decibels, images are given back,
-those first without which the others come nearest.
+If the result over these pictures is then less like the float32 plan's than it should be at least, images are given
+back, those first without which the others come nearest.
 """
 
 from collections.abc import Iterable, Sequence
@@ -19,7 +19,6 @@ from fastrestore.estimate import noise_level
 from fastrestore.image import convert
 
 RANGES = ("mse", "percentile")
-TARGET = 49.0  # dB, against a peak of 1: costs a denoiser that reaches 31 dB about 0.07
 _BEYOND = 1e-5  # share of values that percentile cuts off at an end
 _SHRINKS = np.linspace(1.0, 0.1, 91)  # shares of the whole range that mse tries
 _MEMORY = 1 << 40  # bytes, of a session: no limit, so that each picture is one strip
@@ -37,9 +36,12 @@ class Calibrated:
     psnr: float
 
 
-def calibrate(graph: "_C.Graph", isa: str, pictures: Iterable[Any], ranges: str, threads: int) -> Calibrated:
+def calibrate(
+    graph: "_C.Graph", isa: str, pictures: Iterable[Any], ranges: str, least_psnr: float, threads: int
+) -> Calibrated:
     """pictures: arrays [H, W, C] as a session takes them, C the graph's channels, or pairs of such an array and its
-    sigma; without, a graph that takes one is told the estimated noise level.
+    sigma; without, a graph that takes one is told the estimated noise level.  least_psnr: dB, against a peak of 1,
+    that the results are to be from the float32 plan's.
 
     Raises ValueError for no pictures, such that do not fit or hold what is not finite, and for a graph without a
     convolution that could read 8 bits.
@@ -58,7 +60,7 @@ def calibrate(graph: "_C.Graph", isa: str, pictures: Iterable[Any], ranges: str,
         counter.count(image, sigma)
     levels = [(node, *_steps(*_ends(least, most, counts, ranges))) for node, least, most, counts in counter.images()]
     compare = _Comparison(graph, isa, samples, threads)
-    return _give_back(levels, compare)
+    return _give_back(levels, compare, least_psnr)
 
 
 def _sample(picture: Any, graph: "_C.Graph") -> tuple[np.ndarray, float | None]:
@@ -128,8 +130,8 @@ class _Comparison:
         return float(squares) / sum(result.size for result in results)
 
 
-def _give_back(levels: list[Levels], compare: _Comparison) -> Calibrated:
-    target = 10 ** (-TARGET / 10)
+def _give_back(levels: list[Levels], compare: _Comparison, least_psnr: float) -> Calibrated:
+    target = 10 ** (-least_psnr / 10)
     error, kept = compare.error(levels), list(levels)
     while error > target and kept:
         gains = {entry: error - compare.error([other for other in kept if other != entry]) for entry in kept}

@@ -23,6 +23,7 @@ from fastrestore.plan import DEFAULT_MEMORY, Plan, Session, parse_memory
 __all__ = ["DEFAULT_MEMORY", "PRECISIONS", "CudaSession", "Plan", "Session", "build_info", "compile", "parse_memory"]
 
 PRECISIONS = ("float32", "bfloat16")  # that any module compiles to; "int8" needs pictures too
+LEAST_PSNR = 49.0  # dB: costs a denoiser that reaches 31 dB about 0.07
 
 
 def build_info() -> dict[str, Any]:
@@ -114,6 +115,7 @@ def compile(
     card: Mapping[str, Any] | None = None,
     calibration: Iterable[Any] | None = None,
     ranges: str = "mse",
+    least_psnr: float = LEAST_PSNR,
 ) -> Plan:
     """Compiles a module that maps an image [N, C, H, W], or image and sigma, to an image of the same shape.
 
@@ -126,7 +128,8 @@ def compile(
     can hold; int8 adds what calibration found, a guided network's plan the channels that its guide takes ("guide").
     calibration: pictures like those to be restored, for int8 only: arrays [H, W, C], or pairs (array, sigma); without
     sigma, a model that takes it is told the estimated noise level.  ranges: "mse" or "percentile", how the range of
-    an image's 256 levels follows from what it holds for these pictures.
+    an image's 256 levels follows from what it holds for these pictures.  least_psnr: dB, against a peak of 1, that the
+    results for these pictures are to be from float32's at least: images are kept wide until they are.
     Raises ValueError for pictures that do not fit, UnsupportedOperator, naming the operator and the module's path, and
     ModelError for a module whose weights are not float32 on the CPU.
     """
@@ -144,6 +147,6 @@ def compile(
         return Plan(_C.Plan(graph, "float32" if precision == "auto" else precision, isa), card)
     from fastrestore.calibrate import calibrate  # loads OpenCV, which running a plan does not need
 
-    found = calibrate(graph, isa, calibration, ranges, _C.hardware_threads())
+    found = calibrate(graph, isa, calibration, ranges, least_psnr, _C.hardware_threads())
     about = {"ranges": ranges, "images": len(found.levels), "wide": found.wide, "psnr": round(found.psnr, 2)}
     return Plan(_C.Plan(graph, precision, isa, found.levels), {**(card or {}), "int8": about})

@@ -128,6 +128,12 @@ def test_what_would_cost_too_much_stays_wide():
     assert about["images"] == elements(plan).count("uint8") >= 1
 
 
+@pytest.mark.parametrize("least, kept", [(0.0, True), (200.0, False)])
+def test_how_much_it_may_cost_is_the_callers(model, least, kept):
+    given = fr.compile(model, "int8", calibration=[(picture(0), 25.0)], least_psnr=least)
+    assert (given.card["int8"]["wide"] == 0) == kept and (given.card["int8"]["images"] > 0) == kept
+
+
 def test_a_file_holds_it_all(plan, tmp_path):
     path = tmp_path / "m.frp"
     plan.save(path)

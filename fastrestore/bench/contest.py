@@ -32,9 +32,10 @@ def fastrestore_peer(network: Network, image: np.ndarray, threads: int, precisio
     """Our plan.  Raises Skipped if there is none for this network."""
     model = network.model()
     sigma = SIGMA if model.takes_sigma else None
-    pictures = [(image, sigma)] if precision == "int8" else None  # the peers' ranges are this picture's, too
+    # As the peers: ranges of this very picture, and nothing kept wide for its sake.
+    int8 = {"calibration": [(image, sigma)], "least_psnr": 0.0} if precision == "int8" else {}
     try:
-        plan = engine.compile(model, precision=precision, calibration=pictures)
+        plan = engine.compile(model, precision=precision, **int8)
     except UnsupportedOperator as error:
         raise Skipped(f"fastrestore has no plan for {network.title}: {error}") from error
     session, out = plan.session(threads=threads, memory=memory), np.empty_like(image)

@@ -14,6 +14,9 @@ def compile(
         Path | None, typer.Option(help="For int8: a folder of pictures like those to be restored.")
     ] = None,
     ranges: Annotated[str, typer.Option(help="For int8: mse or percentile, how ranges are chosen.")] = "mse",
+    least_psnr: Annotated[
+        float, typer.Option(metavar="DB", help="For int8: how near to float32's results it is to stay.")
+    ] = 49.0,
     sigma: Annotated[
         float | None, typer.Option(min=0, help="For int8: the pictures' noise level.  [default: estimated]")
     ] = None,
@@ -37,7 +40,7 @@ def compile(
     try:
         module = checkpoint.load(path)
         pictures = None if calibration is None else _pictures(calibration, module, sigma)
-        plan = engine.compile(module, precision, card=card, calibration=pictures, ranges=ranges)
+        plan = engine.compile(module, precision, card=card, calibration=pictures, ranges=ranges, least_psnr=least_psnr)
     except FastrestoreError:
         raise
     except ValueError as error:
