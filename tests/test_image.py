@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from PIL import Image as PilImage
 from PIL import ImageCms, ImageOps
 
-from fastrestore import image, png
+from fastrestore import files, image, png
 from fastrestore.errors import FastrestoreError, ImageError
 
 FORMATS = {".png": "PNG", ".jpg": "JPEG", ".tif": "TIFF", ".webp": "WebP", ".bmp": "BMP"}
@@ -555,7 +555,7 @@ def test_a_failed_write_leaves_nothing(tmp_path, monkeypatch, suffix, dtype, fau
 
     if fault.startswith("write"):
         FullDisk.left = int(fault.split()[1])
-        monkeypatch.setattr(image, "open", lambda name, mode: io.BufferedRandom(FullDisk(name, mode)), raising=False)
+        monkeypatch.setattr(files, "open", lambda name, mode: io.BufferedRandom(FullDisk(name, mode)), raising=False)
     else:
         monkeypatch.setattr(os, {"rename": "replace"}.get(fault, "fsync"), full)
     with pytest.raises(KeyboardInterrupt if fault == "interrupt" else OSError) as caught:

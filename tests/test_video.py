@@ -260,9 +260,13 @@ def test_ctrl_c_while_a_part_is_kept(source, restorer, tmp_path, monkeypatch, wh
         if part and when == "after":
             signal.raise_signal(signal.SIGINT)
 
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it from birth
     monkeypatch.setattr(video.images, "whole_file", interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        video.restore(restorer, source, target, **options)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            video.restore(restorer, source, target, **options)
+    finally:
+        signal.signal(signal.SIGINT, before)
     monkeypatch.setattr(video.images, "whole_file", whole_file)
     assert len(content(video.partial(target))[0]) == 8
     video.restore(restorer, source, target, resume=True, **options)
