@@ -43,7 +43,7 @@ def test_more_threads_are_compared_with_one():
 def test_int8_is_calibrated_with_the_picture():
     result = in_fresh_process("models", {"network": "ffdnet", "size": "64x48", "precision": "int8", "peers": "none"})
     settings = result["rows"]["fastrestore"]["settings"]
-    assert settings["precision"] == "int8" and settings["int8"]["images"] > 0 and settings["int8"]["psnr"] >= 45
+    assert settings["precision"] == "int8" and settings["int8"]["images"] > 0 and settings["int8"]["wide"] == 0
 
 
 def test_what_cannot_be_measured_is_said(monkeypatch):
