@@ -19,9 +19,14 @@ AXES = {
 }
 ALONE = f"{OURS}, 1 thread"  # beside ours with more of them: what they gain
 STRONGEST = "ncnn,openvino,onnxruntime,compile"  # of the peers, one or the other
+DRUNETS = "ncnn,openvino,onnxruntime"  # no more: torch.compile was slower than the strongest of them, and takes time
 SHORT = [
-    {"network": network, "size": size, "precision": precision, "threads": 1, "peers": STRONGEST, "rounds": 5}
-    for network, size in (("dncnn20", "512x512"), ("ffdnet", "512x512"), ("drunet", "256x256"))
+    {"network": network, "size": size, "precision": precision, "threads": 1, "peers": peers, "rounds": 5}
+    for network, size, peers in (
+        ("dncnn20", "512x512", STRONGEST),
+        ("ffdnet", "512x512", STRONGEST),
+        ("drunet", "256x256", DRUNETS),
+    )
     for precision in ("float32", "bfloat16")
 ]
 QUICK = {"size": ["64x48"]}
