@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from fastrestore import checkpoint, zoo
+from fastrestore.bench.embedded import FROM_C
 from fastrestore.bench.networks import NETWORKS
 from fastrestore.bench.suites.models import ALONE
 
@@ -79,8 +80,8 @@ def latency(folder: Path) -> str:
             continue
         about = [NETWORKS[result["network"]].title, result["size"], str(result["threads"])]
         taken = {name: f"{row['p50_ms']:.2f} / {row['p99_ms']:.2f}" for name, row in result["rows"].items()}
-        rows.append([*about, *(taken.get(name, "") for name in ("fastrestore", *PEERS))])
-    return table(["network", "size", "threads", "fastrestore", *PEERS.values()], rows)
+        rows.append([*about, *(taken.get(name, "") for name in ("fastrestore", FROM_C, *PEERS))])
+    return table(["network", "size", "threads", "fastrestore", "from C", *PEERS.values()], rows)
 
 
 def memory(folder: Path) -> str:
