@@ -127,7 +127,10 @@ def _plan(of: str, precision: str, sigma: float, threads: int) -> tuple[Denoiser
         plan.save(Path(folder, "model.frp"))
         size = Path(folder, "model.frp").stat().st_size
     told = sigma if plan.takes_sigma else None
-    return lambda noisy: session.run(noisy, sigma=told), {"file_mb": round(size / 1e6, 2), "settings": session.info}
+    about = {"file_mb": round(size / 1e6, 2), "settings": session.info}
+    # Counted: what the process grows by would leave out what it takes of memory that loading has freed.
+    about["mib_at_1024x1024"] = round(session.working_bytes(MEMORY_SIDE, MEMORY_SIDE) / 2**20, 1)
+    return lambda noisy: session.run(noisy, sigma=told), about
 
 
 def _tuned(make: Callable[..., Denoiser], grid: dict[str, list[float]], noisy: np.ndarray, clean: np.ndarray) -> Any:
