@@ -560,7 +560,6 @@ class Stream(Restorer):
     """A restorer of the frames of one clip, called with one after the other; see Restorer.stream."""
 
     def __init__(self, restorer: Restorer):
-
         from fastrestore import stream
 
         self._fusion = restorer._fusion  # made once, for all of the restorer's streams
