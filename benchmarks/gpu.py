@@ -9,6 +9,7 @@ time:
     ours         this package's CUDA kernels            triton      this package's Triton kernels
     cudnn        torch, channels_last, bias and activation apart
     cudnn_fused  torch.cudnn_convolution_relu, where the operation is one
+    torch        torch's own operators
     compiled     torch.compile(mode="max-autotune")
     plan         a session's run on a picture that lies on the device; from host to host; in parts
 
@@ -40,6 +41,8 @@ import fastrestore as fr
 from fastrestore import engine, ops
 from fastrestore.layers import fused
 from fastrestore.ops import dispatch
+from fastrestore.ops.channel_attention import reference as channel_attention_reference
+from fastrestore.ops.local_mean import reference as local_mean_reference
 from fastrestore.ops.window_attention import reference as attention_reference
 
 SIZES = {"512x512": (512, 512), "1920x1080": (1080, 1920), "3840x2160": (2160, 3840)}
@@ -59,7 +62,7 @@ NETWORKS = {
 NETWORK_TOLERANCE = {"bfloat16": 3e-2, "float16": 4e-3}
 LAUNCHES = 20  # in a graph
 Row = dict[str, object]
-OTHERS = ("cudnn", "cudnn_fused", "compiled", "sdpa")
+OTHERS = ("cudnn", "cudnn_fused", "compiled", "sdpa", "torch")
 CEILING_SECONDS = 8
 # That compiling with autotuning is granted: a guess until it has been measured once.
 COMPILE_SECONDS = {"dncnn": 25, "ffdnet": 20, "drunet": 60, "nafnet-32": 75, "nafnet-64": 75, "restormer": 75,
@@ -277,6 +280,73 @@ def attention_case(size: str, kind: str, heads: int, depth: int) -> Case:
         8.0 * height * width * channels,
         count,
         2,
+    )
+
+
+def pictures_case(
+    name: str,
+    inputs: list[Tensor],
+    ours: Callable[[Tensor], Tensor],
+    plain: Callable[[Tensor], Tensor],
+    flop: float,
+    moved: float,
+    rounds: int,
+) -> Case:
+    """An operator that looks at the whole picture: ours against torch's own operators, all of it compared.
+
+    plain: takes float64 as well, and is what is compiled.
+    """
+    compiled = torch.compile(plain, mode="max-autotune-no-cudagraphs")
+    return Case(
+        name,
+        {
+            "ours": ("cuda", lambda i: ours(inputs[i])),
+            "triton": ("triton", lambda i: ours(inputs[i])),
+            "torch": ("plain", lambda i: plain(inputs[i])),
+            "compiled": ("plain", lambda i: compiled(inputs[i])),
+        },
+        lambda: plain(inputs[0].double()),
+        lambda y: y,
+        flop,
+        moved,
+        len(inputs),
+        rounds,
+    )
+
+
+def images_of(size: str, kind: str, channels: int, made: int) -> list[Tensor]:
+    """Random images [1, channels, H, W], channels_last, as many as exceed the cache with results of `made` channels;
+    their mean is 1, so that a mean is known to more than its rounding."""
+    height, width = SIZES[size]
+    count = ring_sets(2 * height * width * (channels + made))
+    options = dict(device="cuda", dtype=TYPES[kind])
+    return [(1 + torch.randn(1, height, width, channels, **options)).permute(0, 3, 1, 2) for _ in range(count)]
+
+
+def channel_attention_case(size: str, kind: str, heads: int, depth: int) -> Case:
+    height, width = SIZES[size]
+    channels, temperature = heads * depth, torch.ones(heads, device="cuda", dtype=TYPES[kind])
+    return pictures_case(
+        f"channel_attention {heads}x{depth} {size} {kind}",
+        images_of(size, kind, 3 * channels, channels),
+        lambda x: ops.channel_attention(x, temperature),
+        lambda x: channel_attention_reference(x, temperature.to(x.dtype)),
+        4.0 * height * width * channels * depth,
+        8.0 * height * width * channels,
+        4,
+    )
+
+
+def local_mean_case(size: str, kind: str, channels: int, side: int) -> Case:
+    height, width = SIZES[size]
+    return pictures_case(
+        f"local_mean {side} {channels} {size} {kind}",
+        images_of(size, kind, channels, channels),
+        lambda x: ops.local_mean(x, side),
+        lambda x: local_mean_reference(x, side),
+        0.0,
+        4.0 * height * width * channels,
+        1,
     )
 
 
@@ -529,7 +599,8 @@ def schedule() -> list[Item]:
     """Everything, the most telling first."""
     full, small, large = "1920x1080", "512x512", "3840x2160"
     kernels = [(conv_case, 64), (block_case, 32), (block_case, 64), (attention_case, 6, 10), (conv_case, 32),
-               (conv_case, 96), (conv_case, 64, 1)]  # fmt: skip
+               (conv_case, 96), (conv_case, 64, 1), (channel_attention_case, 1, 48),
+               (local_mean_case, 32, 384)]  # fmt: skip
     items = [kernel_item(make, full, "bfloat16", *rest) for make, *rest in kernels[:4]]
     items += [model_item(name, full, "bfloat16") for name in NETWORKS]
     items += [model_item(name, full, "bfloat16", True) for name in ("dncnn", "nafnet-32")]

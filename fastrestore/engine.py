@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from fastrestore.core import _C
-from fastrestore.errors import DeviceError, MemoryBudgetError, ModelError, UnsupportedOperator
+from fastrestore.errors import DeviceError, MemoryBudgetError, ModelError
 from fastrestore.lower import lower
 from fastrestore.models.guided_unet import Guided, GuidedUNet
 from fastrestore.ops import dispatch
@@ -62,8 +62,6 @@ class CudaSession(Session):
             self._session = kernels.Session(plan._plan, precision, memory)
         except kernels.NoDevice as error:
             raise DeviceError(str(error)) from None
-        except kernels.NoKernel as error:
-            raise UnsupportedOperator(str(error)) from None
         self.precision: str = self._session.precision
         self.report: Any = None
 

@@ -124,8 +124,7 @@ class Plan:
 
         device: "cpu" (also "auto"), or "cuda": the current GPU, whose memory is meant then.  precision: on a GPU the
         type of images and products, float32, bfloat16 or float16; None is float16 for a float32 plan, else bfloat16.
-        Raises ValueError for what does not fit, DeviceError where there is no GPU or the core has no kernels for one,
-        UnsupportedOperator for a plan that only the CPU can run.
+        Raises ValueError for what does not fit, DeviceError where there is no GPU or the core has no kernels for one.
         """
         if device == "cuda":
             from fastrestore.engine import CudaSession  # imports torch, whose stream its work follows

@@ -128,10 +128,11 @@ class Restorer:
         """What a recurrent model needs beside its own plan, for streams and bursts only."""
         from fastrestore import engine, models, stream
 
+        precision = "float32" if self._device == "cuda" else self._precision
         if isinstance(self._module, models.FusionUNet):
-            return stream.StepPlans(self._module, self._precision)
+            return stream.StepPlans(self._module, precision)
         if isinstance(self._module, models.RecurrentUNet):
-            return engine.compile(self._module.fusion, "auto" if self._device == "cuda" else self._precision)
+            return engine.compile(self._module.fusion, precision)
         return None
 
     @property
@@ -566,9 +567,9 @@ class Stream(Restorer):
         vars(self).update(vars(restorer))
         self._noise_level = stream.NoiseLevel()
         if isinstance(self._fusion, stream.StepPlans):
-            if self._device == "cuda":
-                raise DeviceError(f"{self.name} restores streams and bursts on the cpu only")
-            self._runner = stream.StepRunner(self._fusion, self._memory, self._runner.threads)
+            alone = self._runner
+            gpu = {"device": "cuda", "precision": alone.precision} if self._device == "cuda" else {}
+            self._runner = stream.StepRunner(self._fusion, self._memory, alone.threads, **gpu)
         elif self._fusion is not None:
             self._runner = stream.PlanRunner(self._runner, self._fusion, self._memory)
 

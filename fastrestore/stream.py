@@ -161,14 +161,23 @@ class StepPlans:
 class StepRunner(Runner):
     """A stream through a network whose step is one plan.  The flow is found between frames."""
 
-    def __init__(self, plans: StepPlans, memory: int | str | None = None, threads: int | None = None):
+    def __init__(
+        self,
+        plans: StepPlans,
+        memory: int | str | None = None,
+        threads: int | None = None,
+        device: str = "cpu",
+        precision: str | None = None,
+    ):
+        """device and precision are Plan.session's."""
         super().__init__()
-        self._plans, self._memory, self._threads = plans, parse_memory(memory), threads
+        self._plans, self._memory = plans, parse_memory(memory)
+        self._where = {"device": device, "threads": threads, "precision": precision}
         self._session: Session | None = None  # of the plan that ran last: one at a time holds memory
 
     @property
     def info(self) -> dict[str, Any]:
-        return self._plans.step.session(threads=self._threads, memory=self._memory).info
+        return self._plans.step.session(**self._where, memory=self._memory).info
 
     def run(
         self,
@@ -190,7 +199,7 @@ class StepRunner(Runner):
         left = _left(self._memory, plan, image)
         if self._session is None or self._session.plan is not plan:
             self._session = None
-            self._session = plan.session(threads=self._threads, memory=left)
+            self._session = plan.session(**self._where, memory=left)
         outline = align.outline(image)
         state, cut = self._carried(outline)
         self._session.states = _states(state, self._plans.multiple_of)

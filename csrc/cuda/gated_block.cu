@@ -4,8 +4,9 @@
 //                                                                              z = y + contract(gate(expand(norm(y))))
 //
 // The products are 1x1 convolutions on mma.sync tensor cores. Between them a tile's values stay in shared memory, as 16
-// bits like the images they would otherwise be; a block goes through the weights in slices of 32 rows, the next of
-// which is copied while one is used. A gate multiplies channel c by channel c + channels: a slice holds 16 of each.
+// bits like the images they would otherwise be; a block goes through the weights in slices of some rows, the next of
+// which is copied while one is used. A gate multiplies channel c by channel c + channels: a slice holds as many of
+// each.
 #include "cuda/common.cuh"
 
 namespace fr::cuda {
@@ -13,34 +14,40 @@ namespace {
 
 constexpr int kWarps = 4;
 constexpr int kBlock = kWarps * 32;
-constexpr int kSlice = 32;                       // rows of weights
-constexpr int kTileRows = 8, kTileColumns = 16;  // of the front: a thread for each pixel
-constexpr int kHaloColumns = kTileColumns + 2;   //
-constexpr int kHaloPixels = (kTileRows + 2) * kHaloColumns;
-constexpr int kFrontPixels = 192;  // those, in whole fragments for each warp
-constexpr int kFrontFragments = kFrontPixels / 16 / kWarps;
-static_assert(kTileRows * kTileColumns == kBlock && kHaloPixels <= kFrontPixels, "the tile fits the block");
 
 template <int kChannels>
 struct Sizes {
   using Rows = Swizzle<kChannels / 8>;
+  static constexpr int kSlice = kChannels > 256 ? 16 : 32;  // rows of weights
+  static constexpr int kPairs = kSlice / 16;                // of eight channels, which a slice gates
+  using Hidden = Swizzle<kSlice / 8>;
   static constexpr int kSliceBytes = kSlice * Rows::kRowBytes;
-  static constexpr int kHiddenBytes = kFrontPixels * kSlice * 2;
-  static constexpr int kFrontBytes = kFrontPixels * Rows::kRowBytes + 2 * kSliceBytes + kHiddenBytes + kWarps * 64;
+  static constexpr int kLanes = kChannels > 256 ? 32 : kChannels / 8;  // that share a pixel's norm
+  static constexpr int kHeld = kChannels / 8 / kLanes;                 // eight channels of each
+
+  static constexpr int kTileRows = 8, kTileColumns = kChannels > 256 ? 8 : 16;  // of the front
+  static constexpr int kTilePixels = kTileRows * kTileColumns;                  // each a thread's
+  static constexpr int kHaloColumns = kTileColumns + 2, kHaloPixels = (kTileRows + 2) * kHaloColumns;
+  static constexpr int kFrontPixels = (kHaloPixels + 63) / 64 * 64;  // in whole fragments for each warp
+  static constexpr int kFrontFragments = kFrontPixels / 16 / kWarps;
+  static constexpr int kHiddenBytes = kFrontPixels * kSlice * 2, kTotalBytes = kWarps * kSlice * 2;
+  static constexpr int kFrontBytes = kFrontPixels * Rows::kRowBytes + 2 * kSliceBytes + kHiddenBytes + kTotalBytes;
+  static_assert(kTilePixels <= kBlock, "the tile fits the block");
+
   static constexpr int kBackPixels = kChannels > 128 ? 64 : 128;  // of a block of the back: a run, no rectangle
   static constexpr int kBackFragments = kBackPixels / 16 / kWarps;
   static constexpr int kImageBytes = kBackPixels * Rows::kRowBytes;
   static constexpr int kBackBytes = 3 * kImageBytes + 2 * kSliceBytes;
 };
-using Hidden = Swizzle<kSlice / 8>;
 
 // The sums of a warp's rows with a slice: [fragment of 16 rows][8 of the slice's rows][as mma_16816 leaves them].
-template <int kFragments>
-using Sums = float[kFragments][kSlice / 8][4];
+template <int kChannels, int kFragments>
+using Sums = float[kFragments][Sizes<kChannels>::kSlice / 8][4];
 
 template <class T, int kChannels, int kFragments>
-__device__ __forceinline__ void multiply(Sums<kFragments>& sums, uint32_t rows, uint32_t slice) {
+__device__ __forceinline__ void multiply(Sums<kChannels, kFragments>& sums, uint32_t rows, uint32_t slice) {
   using Rows = typename Sizes<kChannels>::Rows;
+  constexpr int kSlice = Sizes<kChannels>::kSlice;
   const int lane = static_cast<int>(threadIdx.x) & 31, warp = static_cast<int>(threadIdx.x) >> 5;
 #pragma unroll
   for (int m = 0; m < kFragments; ++m)
@@ -67,12 +74,12 @@ __device__ __forceinline__ void multiply(Sums<kFragments>& sums, uint32_t rows, 
   }
 }
 
-// Copies a slice of packed weights [rows][kChannels]: 32 rows from `first` on; for a gate 16 from there and 16 from
-// first + kChannels.
+// Copies a slice of packed weights [rows][kChannels]: the rows from `first` on; for a gate half of them from there and
+// half from first + kChannels.
 template <int kChannels>
 __device__ __forceinline__ void load_slice(uint32_t to, const uint8_t* weight, int first, bool gate) {
   using Rows = typename Sizes<kChannels>::Rows;
-  constexpr int kChunks = kChannels / 8;
+  constexpr int kChunks = kChannels / 8, kSlice = Sizes<kChannels>::kSlice;
 #pragma unroll 1
   for (int i = static_cast<int>(threadIdx.x); i < kSlice * kChunks; i += kBlock) {
     const int row = i / kChunks, chunk = i - row * kChunks;
@@ -81,22 +88,29 @@ __device__ __forceinline__ void load_slice(uint32_t to, const uint8_t* weight, i
   }
 }
 
-// (v - mean) / sqrt(variance + epsilon) of a pixel whose channels lie with kChannels / 8 neighbouring lanes.
+// (v - mean) / sqrt(variance + epsilon) of a pixel whose channels lie with neighbouring lanes.
 template <int kChannels>
-__device__ __forceinline__ void normalise(Eight& value, float epsilon) {
+__device__ __forceinline__ void normalise(Eight (&values)[Sizes<kChannels>::kHeld], float epsilon) {
+  constexpr unsigned kLanes = Sizes<kChannels>::kLanes;
   float sum = 0.0f, squares = 0.0f;
 #pragma unroll
-  for (int i = 0; i < 8; ++i) sum += value.v[i];
+  for (const Eight& value : values)
 #pragma unroll
-  for (unsigned mask = 1; mask < kChannels / 8; mask *= 2) sum += shuffle_xor(sum, mask);
+    for (int i = 0; i < 8; ++i) sum += value.v[i];
+#pragma unroll
+  for (unsigned mask = 1; mask < kLanes; mask *= 2) sum += shuffle_xor(sum, mask);
   const float mean = sum / kChannels;
 #pragma unroll
-  for (int i = 0; i < 8; ++i) squares += (value.v[i] - mean) * (value.v[i] - mean);
+  for (const Eight& value : values)
 #pragma unroll
-  for (unsigned mask = 1; mask < kChannels / 8; mask *= 2) squares += shuffle_xor(squares, mask);
+    for (int i = 0; i < 8; ++i) squares += (value.v[i] - mean) * (value.v[i] - mean);
+#pragma unroll
+  for (unsigned mask = 1; mask < kLanes; mask *= 2) squares += shuffle_xor(squares, mask);
   const float factor = rsqrt_fast(squares / kChannels + epsilon);
 #pragma unroll
-  for (int i = 0; i < 8; ++i) value.v[i] = (value.v[i] - mean) * factor;
+  for (Eight& value : values)
+#pragma unroll
+    for (int i = 0; i < 8; ++i) value.v[i] = (value.v[i] - mean) * factor;
 }
 
 template <class T>
@@ -140,7 +154,10 @@ template <class T, int kChannels>
 __global__ void __launch_bounds__(kBlock) gated_front_kernel(const FrontParams p) {
   using S = Sizes<kChannels>;
   using Rows = typename S::Rows;
-  constexpr int kLanes = kChannels / 8;  // of a pixel
+  using Hidden = typename S::Hidden;
+  constexpr int kTileRows = S::kTileRows, kTileColumns = S::kTileColumns, kHaloColumns = S::kHaloColumns;
+  constexpr int kFrontPixels = S::kFrontPixels, kFrontFragments = S::kFrontFragments;
+  constexpr int kSlice = S::kSlice, kPairs = S::kPairs, kLanes = S::kLanes;
   const int thread = static_cast<int>(threadIdx.x), lane = thread & 31, warp = thread >> 5;
   const int tile = static_cast<int>(blockIdx.x);
   const int top = tile / p.tiles_x * kTileRows, left = tile % p.tiles_x * kTileColumns;
@@ -151,7 +168,7 @@ __global__ void __launch_bounds__(kBlock) gated_front_kernel(const FrontParams p
   // Pixel i of the halo; those beyond the last repeat none and count as outside.
   const auto inside = [&](int i) {
     const int y = top - 1 + i / kHaloColumns, x = left - 1 + i % kHaloColumns;
-    return i < kHaloPixels && y >= 0 && x >= 0 && y < p.height && x < p.width;
+    return i < S::kHaloPixels && y >= 0 && x >= 0 && y < p.height && x < p.width;
   };
 
   load_slice<kChannels>(slices, expand, 0, true);
@@ -159,11 +176,16 @@ __global__ void __launch_bounds__(kBlock) gated_front_kernel(const FrontParams p
 #pragma unroll 1
   for (int i = thread; i < kFrontPixels * kLanes; i += kBlock) {
     const int pixel = i / kLanes, chunk = i - pixel * kLanes;
-    Eight value{};
-    if (inside(pixel))
-      value = load8(pixel_at<T>(p.x, 0, top - 1 + pixel / kHaloColumns, left - 1 + pixel % kHaloColumns) + chunk * 8);
-    normalise<kChannels>(value, p.block.epsilon);
-    shared_store(rows + Rows::offset(pixel, chunk), pack8<T>(value));
+    Eight values[S::kHeld] = {};
+#pragma unroll
+    for (int h = 0; h < S::kHeld; ++h)
+      if (inside(pixel))
+        values[h] = load8(pixel_at<T>(p.x, 0, top - 1 + pixel / kHaloColumns, left - 1 + pixel % kHaloColumns) +
+                          (chunk + h * kLanes) * 8);
+    normalise<kChannels>(values, p.block.epsilon);
+#pragma unroll
+    for (int h = 0; h < S::kHeld; ++h)
+      shared_store(rows + Rows::offset(pixel, chunk + h * kLanes), pack8<T>(values[h]));
   }
 
 #pragma unroll 1
@@ -174,11 +196,11 @@ __global__ void __launch_bounds__(kBlock) gated_front_kernel(const FrontParams p
     if (first + kSlice / 2 < kChannels)
       load_slice<kChannels>(slices + S::kSliceBytes - (slice - slices), expand, first + kSlice / 2, true);
     cp_async_commit();
-    float sums[kFrontFragments][kSlice / 8][4];
+    Sums<kChannels, kFrontFragments> sums;
     multiply<T, kChannels, kFrontFragments>(sums, rows, slice);
 #pragma unroll
     for (int n = 0; n < kSlice / 8; ++n) {
-      const int channel = first + n % 2 * 8 + (lane & 3) * 2 + n / 2 * kChannels;
+      const int channel = first + n % kPairs * 8 + (lane & 3) * 2 + n / kPairs * kChannels;
       const float2 bias = bias_at(p.block.expand_bias, channel);
 #pragma unroll
       for (int m = 0; m < kFrontFragments; ++m)
@@ -192,12 +214,13 @@ __global__ void __launch_bounds__(kBlock) gated_front_kernel(const FrontParams p
     }
     __syncthreads();  // what the depthwise convolution reads is there
 
-    const int y = top + thread / kTileColumns, x = left + thread % kTileColumns;
-    const int corner = thread / kTileColumns * kHaloColumns + thread % kTileColumns;
-    const bool mine = y < p.height && x < p.width;
-    float total[2];
+    const int place = thread % S::kTilePixels;  // threads beyond the tile's pixels do others' work for nothing
+    const int y = top + place / kTileColumns, x = left + place % kTileColumns;
+    const int corner = place / kTileColumns * kHaloColumns + place % kTileColumns;
+    const bool mine = thread < S::kTilePixels && y < p.height && x < p.width;
+    float total[kPairs];
 #pragma unroll
-    for (int q = 0; q < 2; ++q) {  // eight channels of the product
+    for (int q = 0; q < kPairs; ++q) {  // eight channels of the product
       Eight halves[2];
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
@@ -209,7 +232,7 @@ __global__ void __launch_bounds__(kBlock) gated_front_kernel(const FrontParams p
 #pragma unroll
         for (int tap = 0; tap < 9; ++tap) {
           const int pixel = corner + tap / 3 * kHaloColumns + tap % 3;
-          const Eight value = unpack8<T>(shared_load<uint4>(hidden + Hidden::offset(pixel, half * 2 + q)));
+          const Eight value = unpack8<T>(shared_load<uint4>(hidden + Hidden::offset(pixel, half * kPairs + q)));
           const Eight weight = load8(depthwise + tap * 2 * kChannels + channel);
 #pragma unroll
           for (int i = 0; i < 8; ++i) sum.v[i] += value.v[i] * weight.v[i];
@@ -219,18 +242,19 @@ __global__ void __launch_bounds__(kBlock) gated_front_kernel(const FrontParams p
 #pragma unroll
       for (int i = 0; i < 8; ++i) product.v[i] = mine ? halves[0].v[i] * halves[1].v[i] : 0.0f;
       if (mine) store8(pixel_at<T>(p.y, 0, y, x) + first + q * 8, product);
-      total[q] = sum_eight(product, lane);
+      total[q] = p.sums == nullptr ? 0.0f : sum_eight(product, lane);
     }
-    if ((lane & 3) == 0) {
-      const uint32_t own = totals + static_cast<uint32_t>((warp * 16 + (lane >> 2)) * 4);
-      shared_store(own, total[0]);
-      shared_store(own + 32, total[1]);
-    }
+    if (p.sums == nullptr) continue;
+#pragma unroll
+    for (int q = 0; q < kPairs; ++q)
+      if ((lane & 3) == 0)
+        shared_store(totals + static_cast<uint32_t>((warp * kSlice / 2 + q * 8 + (lane >> 2)) * 4), total[q]);
     __syncthreads();  // the warps' totals are there
     if (thread < kSlice / 2) {
       float all = 0.0f;
 #pragma unroll
-      for (int w = 0; w < kWarps; ++w) all += shared_load<float>(totals + static_cast<uint32_t>((w * 16 + thread) * 4));
+      for (int w = 0; w < kWarps; ++w)
+        all += shared_load<float>(totals + static_cast<uint32_t>((w * kSlice / 2 + thread) * 4));
       global_store(p.sums + int64_t(tile) * kChannels + first + thread, all);
     }
   }
@@ -249,7 +273,8 @@ __global__ void __launch_bounds__(kBlock, 2) gated_back_kernel(const BackParams 
   using S = Sizes<kChannels>;
   using Rows = typename S::Rows;
   constexpr int kBackPixels = S::kBackPixels, kBackFragments = S::kBackFragments;
-  constexpr int kLanes = kChannels / 8, kWarpRows = kBackPixels / kWarps;
+  constexpr int kChunks = kChannels / 8, kLanes = S::kLanes, kWarpRows = kBackPixels / kWarps;
+  constexpr int kSlice = S::kSlice, kPairs = S::kPairs;
   const int thread = static_cast<int>(threadIdx.x), lane = thread & 31, warp = thread >> 5;
   const int first_pixel = static_cast<int>(blockIdx.x) * kBackPixels;
   // A warp's rows of all three are its own; the slices are everybody's.
@@ -266,10 +291,10 @@ __global__ void __launch_bounds__(kBlock, 2) gated_back_kernel(const BackParams 
       load_slice<kChannels>(to, static_cast<const uint8_t*>(p.block.contract), (s - kDense - kGated) * kSlice, false);
     cp_async_commit();
   };
-  // Calls f(row, chunk) for each eight channels of the warp's pixels, kLanes lanes to a pixel.
+  // Calls f(row, chunk) for each eight channels of the warp's pixels.
   const auto for_chunks = [&](auto f) {
 #pragma unroll 1
-    for (int i = lane; i < kWarpRows * kLanes; i += 32) f(warp * kWarpRows + i / kLanes, i % kLanes);
+    for (int i = lane; i < kWarpRows * kChunks; i += 32) f(warp * kWarpRows + i / kChunks, i % kChunks);
   };
 
   load(0);
@@ -279,7 +304,9 @@ __global__ void __launch_bounds__(kBlock, 2) gated_back_kernel(const BackParams 
     uint4 residual{};
     if (pixel < p.pixels) {
       scaled = load8(pixel_at<T>(p.gated, 0, y, pixel - y * p.width) + chunk * 8);
-      const Eight scale = load8(static_cast<const T*>(p.scale.data) + chunk * 8);
+      const T* const factors =
+          p.block.one_scale ? static_cast<const T*>(p.scale.data) : pixel_at<T>(p.scale, 0, y, pixel - y * p.width);
+      const Eight scale = load8(factors + chunk * 8);
 #pragma unroll
       for (int i = 0; i < 8; ++i) scaled.v[i] *= scale.v[i];
       residual = global_load(reinterpret_cast<const uint4*>(pixel_at<T>(p.x, 0, y, pixel - y * p.width) + chunk * 8));
@@ -294,12 +321,12 @@ __global__ void __launch_bounds__(kBlock, 2) gated_back_kernel(const BackParams 
     cp_async_wait<0>();
     __syncthreads();  // the slice is there, and all are done with the one before
     load(s + 1);
-    float sums[kBackFragments][kSlice / 8][4];
+    Sums<kChannels, kBackFragments> sums;
     multiply<T, kChannels, kBackFragments>(sums, from, slices + (s & 1) * S::kSliceBytes);
     f(sums);
   };
   const auto add_to_image = [&](int s, int first, uint32_t from, const float* bias) {
-    product(s, from, [&](Sums<kBackFragments>& sums) {
+    product(s, from, [&](Sums<kChannels, kBackFragments>& sums) {
 #pragma unroll
       for (int n = 0; n < kSlice / 8; ++n) {
         const float2 shift = bias_at(bias, first + n * 8 + (lane & 3) * 2);
@@ -320,16 +347,22 @@ __global__ void __launch_bounds__(kBlock, 2) gated_back_kernel(const BackParams 
 #pragma unroll 1
   for (int s = 0; s < kDense; ++s) add_to_image(s, s * kSlice, rows, p.block.project_bias);
   __syncwarp();  // the image is y, and nobody reads the rows any more
-  for_chunks([&](int row, int chunk) {
-    Eight value = unpack8<T>(shared_load<uint4>(image + Rows::offset(row, chunk)));
-    normalise<kChannels>(value, p.block.epsilon);
-    shared_store(rows + Rows::offset(row, chunk), pack8<T>(value));
-  });
+#pragma unroll 1
+  for (int i = lane; i < kWarpRows * kLanes; i += 32) {
+    const int row = warp * kWarpRows + i / kLanes, chunk = i % kLanes;
+    Eight values[S::kHeld];
+#pragma unroll
+    for (int h = 0; h < S::kHeld; ++h)
+      values[h] = unpack8<T>(shared_load<uint4>(image + Rows::offset(row, chunk + h * kLanes)));
+    normalise<kChannels>(values, p.block.epsilon);
+#pragma unroll
+    for (int h = 0; h < S::kHeld; ++h) shared_store(rows + Rows::offset(row, chunk + h * kLanes), pack8<T>(values[h]));
+  }
 #pragma unroll 1
   for (int s = 0; s < kGated; ++s)
-    product(kDense + s, rows, [&](Sums<kBackFragments>& sums) {
+    product(kDense + s, rows, [&](Sums<kChannels, kBackFragments>& sums) {
 #pragma unroll
-      for (int n = 0; n < 2; ++n) {
+      for (int n = 0; n < kPairs; ++n) {
         const int channel = s * (kSlice / 2) + n * 8 + (lane & 3) * 2;
         const float2 left = bias_at(p.block.expand_bias, channel);
         const float2 right = bias_at(p.block.expand_bias, channel + kChannels);
@@ -338,9 +371,9 @@ __global__ void __launch_bounds__(kBlock, 2) gated_back_kernel(const BackParams 
 #pragma unroll
           for (int h = 0; h < 2; ++h) {
             const int row = warp * kWarpRows + m * 16 + (lane >> 2) + h * 8;
-            const float low = (sums[m][n][2 * h] + left.x) * (sums[m][n + 2][2 * h] + right.x);
-            const float high = (sums[m][n][2 * h + 1] + left.y) * (sums[m][n + 2][2 * h + 1] + right.y);
-            shared_store(gated + Rows::offset(row, s * 2 + n) + static_cast<uint32_t>((lane & 3) * 4),
+            const float low = (sums[m][n][2 * h] + left.x) * (sums[m][n + kPairs][2 * h] + right.x);
+            const float high = (sums[m][n][2 * h + 1] + left.y) * (sums[m][n + kPairs][2 * h + 1] + right.y);
+            shared_store(gated + Rows::offset(row, s * kPairs + n) + static_cast<uint32_t>((lane & 3) * 4),
                          pack2<T>(low, high));
           }
       }
@@ -364,13 +397,14 @@ void with_channels(int64_t channels, F f) {
   if (channels == 64) return f(std::integral_constant<int, 64>{});
   if (channels == 128) return f(std::integral_constant<int, 128>{});
   if (channels == 256) return f(std::integral_constant<int, 256>{});
-  throw std::invalid_argument("gated block: 32, 64, 128 or 256 channels");
+  if (channels == 512) return f(std::integral_constant<int, 512>{});
+  throw std::invalid_argument("gated block: 32, 64, 128, 256 or 512 channels");
 }
 
 }  // namespace
 
 bool gated_block_supports(Type type, int64_t channels, const Device& device) {
-  const bool known = channels == 32 || channels == 64 || channels == 128 || channels == 256;
+  const bool known = channels == 32 || channels == 64 || channels == 128 || channels == 256 || channels == 512;
   if (type == Type::f32 || device.capability < 80 || !known) return false;
   int64_t bytes = 0;
   with_channels(channels, [&](auto c) { bytes = std::max(Sizes<c>::kFrontBytes, Sizes<c>::kBackBytes); });
@@ -378,24 +412,28 @@ bool gated_block_supports(Type type, int64_t channels, const Device& device) {
 }
 
 int64_t gated_front_tiles(const Extent& in) {
-  return ceil_div(in.height, kTileRows) * ceil_div(in.width, kTileColumns);
+  int64_t tiles = 0;
+  with_channels(in.channels, [&](auto c) {
+    tiles = ceil_div(in.height, Sizes<c>::kTileRows) * ceil_div(in.width, Sizes<c>::kTileColumns);
+  });
+  return tiles;
 }
 
 void gated_front(Type type, const GatedFront& block, const ConstImages& x, const Extent& in, const Images& y,
                  float* sums, Stream stream) {
   check_images(x, in, "gated_front: x");
   check_images(y, in, "gated_front: y");
-  require(in.images == 1 && block.expand != nullptr && block.depthwise != nullptr && sums != nullptr,
+  require(in.images == 1 && block.expand != nullptr && block.depthwise != nullptr,
           "gated_front: one image, and addresses that are not null");
-  const FrontParams p{block,
-                      x,
-                      y,
-                      static_cast<int>(in.height),
-                      static_cast<int>(in.width),
-                      static_cast<int>(ceil_div(in.width, kTileColumns)),
-                      sums};
   with_half_type(type, "gated_front", [&](auto t) {
     with_channels(in.channels, [&](auto c) {
+      const FrontParams p{block,
+                          x,
+                          y,
+                          static_cast<int>(in.height),
+                          static_cast<int>(in.width),
+                          static_cast<int>(ceil_div(in.width, Sizes<c>::kTileColumns)),
+                          sums};
       launch(gated_front_kernel<decltype(t), c>, gated_front_tiles(in), kBlock, Sizes<c>::kFrontBytes, stream, p);
     });
   });
@@ -406,7 +444,7 @@ void gated_back(Type type, const GatedBack& block, const ConstImages& gated, con
   check_images(gated, out, "gated_back: gated");
   check_images(x, out, "gated_back: x");
   check_images(y, out, "gated_back: y");
-  check_images(scale, {1, 1, 1, out.channels}, "gated_back: scale");
+  check_images(scale, block.one_scale ? Extent{1, 1, 1, out.channels} : out, "gated_back: scale");
   require(out.images == 1 && block.project != nullptr && block.expand != nullptr && block.contract != nullptr,
           "gated_back: one image, and addresses that are not null");
   const BackParams p{block, gated, scale, x, y, static_cast<int>(out.width), static_cast<int>(out.pixels())};

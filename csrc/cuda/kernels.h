@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "kernels/activation/activation.h"
+#include "kernels/arithmetic/arithmetic.h"
 #include "kernels/conv2d/conv2d.h"
 #include "kernels/convert/convert.h"
 #include "kernels/pool/pool.h"
@@ -40,6 +41,7 @@ struct Device {
   int processors = 0;
   int64_t shared_limit = 0;  // bytes of shared memory that one block may ask for
 };
+constexpr int kLeastCapability = 80;  // that kernels are compiled for
 Device current_device();
 int device_count();  // throws NoDevice rather than returning 0
 
@@ -147,10 +149,11 @@ void layer_norm(Type type, const LayerNorm& norm, const ConstImages& x, const Ex
 // y[c] = act(x[c]) * x[c + out.channels]; act is the identity (NAFNet's gate) or gelu (Restormer's).
 void gate(Type type, bool gelu, const ConstImages& x, const Extent& out, const Images& y, Stream stream);
 
-// NAFNet's block in two kernels, of float16 or bfloat16, around the mean over the picture that it needs: with y = x +
+// NAFNet's block in two kernels, of float16 or bfloat16, around the means that it needs: with y = x +
 // project(g * scale) and g = gate(depthwise(expand(norm(x)))), where gate(a, b) = a * b and depthwise is 3x3 with zeros
 // around, the block is y + contract(gate(expand(norm(y)))). The norms are plain: what they scale and shift by is part
-// of the weights and biases that follow. Weights are packed; channels are 32, 64, 128 or 256.
+// of the weights and biases that follow. Weights are packed; channels are 32, 64, 128,
+// 256 or 512, which takes 224 KiB of shared memory.
 struct GatedFront {
   float epsilon = 0.0f;                                           // of the norm
   const void *expand = nullptr, *depthwise = nullptr;             // to 2 * channels, and of them
@@ -160,13 +163,13 @@ struct GatedBack {
   float epsilon = 0.0f;
   const void *project = nullptr, *expand = nullptr, *contract = nullptr;
   const float *project_bias = nullptr, *expand_bias = nullptr, *contract_bias = nullptr;
+  bool one_scale = true;  // scale is one pixel, for all
 };
 bool gated_block_supports(Type type, int64_t channels, const Device& device);
 int64_t gated_front_tiles(const Extent& in);
-// Writes g, and its sums over each tile, float32 [tiles][channels], for mean_of_sums.
+// Writes g and, unless they are null, its sums over each tile, float32 [tiles][channels], for mean_of_sums.
 void gated_front(Type type, const GatedFront& block, const ConstImages& x, const Extent& in, const Images& y,
                  float* sums, Stream stream);
-// scale: one pixel.
 void gated_back(Type type, const GatedBack& block, const ConstImages& gated, const ConstImages& scale,
                 const ConstImages& x, const Extent& out, const Images& y, Stream stream);
 
@@ -174,21 +177,26 @@ void gated_back(Type type, const GatedBack& block, const ConstImages& gated, con
 // of each image does.
 struct PixelOperand {
   ConstImages x;
+  Type type = Type::f32;
   int64_t first = 0;
   bool one_channel = false, one_pixel = false;
 };
 
-// fill: scale_a; copy: a, into channels [first, first + out.channels) of y, whose other channels stay; add: scale_a * a
-// + scale_b * b; multiply: a * b; gate: the curve of a, times b; affine: a * table[c] + table[channels + c]; activate:
-// the curve of a, with slopes table[c] for prelu.
+// fill: scale_a; copy: a, into channels [first, first + out.channels) of y, whose other channels stay, but for those up
+// to the next multiple of 8 that become 0 if this `ends` the pixel; add: scale_a * a
+// + scale_b * b; multiply: a * b; combine: the formula of a and b; gate: the curve of a, times b; affine: a * table[c]
+// + table[channels + c]; activate: the curve of a, with slopes table[c] for prelu.
 struct PixelOperation {
-  enum Kind : int32_t { fill, copy, add, multiply, gate, affine, activate };
+  enum Kind : int32_t { fill, copy, add, multiply, combine, gate, affine, activate };
   Kind kind = copy;
   float scale_a = 1.0f, scale_b = 1.0f;
   CurveSpec curve;
+  Formula formula = Formula::divide;
   const float* table = nullptr;  // on the device
   int64_t first = 0;             // copy
+  bool ends = false;             // copy
 };
+// type: of y.
 void pointwise(Type type, const PixelOperation& operation, const PixelOperand& a, const PixelOperand& b,
                const Images& y, const Extent& out, Stream stream);
 
@@ -200,6 +208,16 @@ struct PoolWindow {
 };
 void pool(Type type, const PoolWindow& window, const ConstImages& x, const Extent& in, const Images& y,
           const Extent& out, Stream stream);
+
+// As kernels/channel_pool says it: of each pixel's channels, to one.
+void channel_pool(Type type, Pool kind, const ConstImages& x, const Extent& in, const Images& y, Stream stream);
+
+// As kernels/local_mean says which window: its mean by channel, a window being no larger than the image. sums: float32
+// [images][height][width][channels, rounded up to a multiple of 8], for the means along columns. Sums are compensated:
+// whatever the window, each of the two means is within 2^-23 of the mean of the magnitudes, and what enters a window
+// and leaves it again leaves no trace. NaN and infinities may reach up to 64 pixels further than the window does.
+void local_mean(Type type, int64_t side, const ConstImages& x, const Extent& in, float* sums, const Images& y,
+                Stream stream);
 
 // As kernels/resize says it; a factor that enlarges or, otherwise, divides the sides.
 void resize(Type type, Resize mode, bool enlarge, int64_t factor, const ConstImages& x, const Extent& in,

@@ -1,4 +1,5 @@
-// Pooling, resizing by a whole factor, and warping by a flow. A thread computes eight channels of one output pixel.
+// Pooling over windows and over channels, resizing by a whole factor, and warping by a flow. A thread computes eight
+// channels of one output pixel.
 #include "cuda/common.cuh"
 #include "kernels/warp/warp.h"
 
@@ -55,6 +56,42 @@ __global__ void __launch_bounds__(kThreads) pool_kernel(const PoolParams p) {
       const float divisor = static_cast<float>(p.window.divisor != 0 ? p.window.divisor : inside);
       for (int c = 0; c < 8; ++c) result.v[c] /= divisor;
     }
+    return result;
+  });
+}
+
+struct ChannelPoolParams {
+  Pool kind;
+  ConstImages x;
+  int64_t channels;
+  Extent out;
+  Images y;
+};
+
+template <class T>
+__global__ void __launch_bounds__(kThreads) channel_pool_kernel(const ChannelPoolParams p) {
+  for_chunk<T>(p.out, p.y, [&](int n, int row, int column, int64_t) {
+    const T* const pixel = pixel_at<T>(p.x, n, row, column);
+    const bool greatest = p.kind == Pool::max;
+    Eight parts = load8(pixel);
+    const auto take = [&](float& held, float value) {
+      if (!greatest)
+        held += value;
+      else if (value > held || value != value)
+        held = held != held ? held : value;
+    };
+    for (int64_t channel = 8; channel < p.channels; channel += 8) {
+      const Eight value = load8(pixel + channel);
+#pragma unroll
+      for (int i = 0; i < 8; ++i)
+        if (channel + i < p.channels) take(parts.v[i], value.v[i]);
+    }
+    Eight result{};
+    result.v[0] = parts.v[0];
+#pragma unroll
+    for (int i = 1; i < 8; ++i)
+      if (i < p.channels) take(result.v[0], parts.v[i]);
+    if (!greatest) result.v[0] /= static_cast<float>(p.channels);
     return result;
   });
 }
@@ -142,6 +179,16 @@ void pool(Type type, const PoolWindow& window, const ConstImages& x, const Exten
   with_type(type, [&](auto t) {
     launch(pool_kernel<decltype(t)>, blocks_for(out.pixels() * ceil_div(out.channels, 8), kThreads), kThreads, 0,
            stream, PoolParams{window, x, in, out, y});
+  });
+}
+
+void channel_pool(Type type, Pool kind, const ConstImages& x, const Extent& in, const Images& y, Stream stream) {
+  const Extent out{in.images, in.height, in.width, 1};
+  check_images(x, in, "channel_pool: x");
+  check_images(y, out, "channel_pool: y");
+  with_type(type, [&](auto t) {
+    launch(channel_pool_kernel<decltype(t)>, blocks_for(out.pixels(), kThreads), kThreads, 0, stream,
+           ChannelPoolParams{kind, x, in.channels, out, y});
   });
 }
 

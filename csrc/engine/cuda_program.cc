@@ -36,11 +36,10 @@ bool is_convolution(const Node& node) { return node.op == Op::conv2d || node.op 
 // What is there before any kernel runs.
 bool is_given(const Node& node) { return node.op == Op::input || node.op == Op::state || node.op == Op::sigma_plane; }
 
-// Whether the kernels of csrc/cuda have what computes a node.
-bool has_kernel(const Node& node) {
-  const bool on_the_cpu_only = node.op == Op::combine || node.op == Op::channel_pool || node.op == Op::local_mean;
-  const bool curved = node.op == Op::activate || node.op == Op::gate;
-  return !on_the_cpu_only && !(curved && node.curve.curve > Curve::softplus);
+// What is computed by kernels that read each input in the type that it has.
+bool is_pointwise(const Node& node) {
+  return node.op == Op::concat || node.op == Op::add || node.op == Op::multiply || node.op == Op::combine ||
+         node.op == Op::gate || node.op == Op::affine || node.op == Op::activate;
 }
 
 // Whether a node holds sums and weights, which are float32 whatever the type of the images.
@@ -77,9 +76,13 @@ cuda::Edge edge_of(Border border) {
 }
 
 CudaProgram::CudaProgram(std::shared_ptr<const Graph> graph, cuda::Type type)
-    : graph_(std::move(graph)), type_(type), device_(cuda::current_device()), ways_(graph_->nodes().size()) {
+    : graph_(std::move(graph)),
+      type_(type),
+      types_(cuda_types(*graph_, type)),
+      device_(cuda::current_device()),
+      ways_(graph_->nodes().size()) {
   check_nodes();
-  steps_ = cuda_steps(*graph_, type_, device_);
+  steps_ = cuda_steps(*graph_, types_, device_);
   last_use_.resize(size());
   std::iota(last_use_.begin(), last_use_.end(), size_t{0});
   for (const CudaStep& step : steps_)
@@ -100,10 +103,12 @@ std::string CudaProgram::way_of(const CudaStep& step) const {
 }
 
 void CudaProgram::check_nodes() {
+  if (device_.capability < cuda::kLeastCapability)
+    throw cuda::NoDevice("its compute capability is " + std::to_string(device_.capability / 10) + "." +
+                         std::to_string(device_.capability % 10) + ", and these kernels need 8.0");
   grid_ = graph_->multiple_of();
   for (size_t n = 0; n < size(); ++n) {
     const Node& node = this->node(n);
-    if (!has_kernel(node)) throw NoCudaKernel(op_name(node.op));
     if (is_convolution(node)) cuda::choose_conv_path(convolution(n), device_);  // throws if there is none
     if (node.op != Op::window_attention) continue;
     const int64_t depth = node.channels / node.heads;
@@ -122,7 +127,7 @@ void CudaProgram::upload_weights() {
     if (gated && node.op == Op::conv2d) fold_neighbours(*graph_, n, weight, bias);
     if (is_convolution(node) && ways_[n] != CudaWay::folded_mix) {
       const std::vector<uint8_t> packed =
-          cuda::pack_conv_weights(node.conv, node.op == Op::conv_transpose2d, type_, weight.data());
+          cuda::pack_conv_weights(node.conv, node.op == Op::conv_transpose2d, types_[n], weight.data());
       weights_.push_back(uploaded(packed.data(), packed.size()));
     } else {
       if (node.op == Op::affine) weight.insert(weight.end(), bias.begin(), bias.end());  // one table
@@ -141,7 +146,7 @@ cuda::Convolution CudaProgram::convolution(size_t n) const {
   conv.spec = node.conv;
   conv.transposed = node.op == Op::conv_transpose2d;
   conv.edge = edge_of(node.border);
-  conv.type = type_;
+  conv.type = types_[n];
   conv.in.channels = input.channels;
   conv.out.channels = node.channels;
   return conv;
@@ -172,14 +177,45 @@ int64_t CudaProgram::image_bytes(size_t n, const Layout& layout) const {
   if (node.op == Op::mix && ways_[n] == CudaWay::folded_mix) {  // the weights that it becomes part of
     const Node& conv = this->node(last_use_[n]);
     bytes = checked_product(round_up(conv.conv.in_channels, 16), round_up(conv.conv.out_channels, 16),
-                            cuda::type_bytes(type_));
+                            cuda::type_bytes(types_[n]));
   } else if (node.op == Op::partial_sum) {
     bytes = checked_product(sum_rows(n, layout), size.channels, sizeof(float));
   } else {
-    const int64_t value = holds_sums(node) ? 4 : cuda::type_bytes(type_);
+    const int64_t value = holds_sums(node) ? 4 : cuda::type_bytes(types_[n]);
     bytes = checked_product(size.height, size.width, round_up(size.channels, 8), value);
   }
   return round_up(bytes, kAlignment);
+}
+
+// Whether a node's kernel takes an input in another type than the input has.
+bool CudaProgram::converts(size_t n, size_t which) const {
+  const size_t source = static_cast<size_t>(node(n).inputs[which]);
+  return !is_pointwise(node(n)) && !holds_sums(node(n)) && !holds_sums(node(source)) && types_[source] != types_[n];
+}
+
+int64_t CudaProgram::scratch_bytes(size_t n, size_t which, const Layout& layout) const {
+  const Node& node = this->node(n);
+  if (which < node.inputs.size() && which < 2 && converts(n, which)) {
+    const Extent size = extent_of(static_cast<size_t>(node.inputs[which]), layout);
+    return round_up(checked_product(size.height, size.width, round_up(size.channels, 8), cuda::type_bytes(types_[n])),
+                    kAlignment);
+  }
+  if (node.op != Op::local_mean || which != 1) return 0;
+  const Extent size = extent_of(n, layout);
+  return round_up(checked_product(size.height, size.width, round_up(size.channels, 8), sizeof(float)), kAlignment);
+}
+
+// Input `which` of a node in the node's own type.
+ConstImages CudaProgram::input(size_t n, size_t which, const Layout& layout, uint8_t* arena, Stream stream) const {
+  const size_t source = static_cast<size_t>(node(n).inputs[which]);
+  const Images held = images(source, layout, arena);
+  if (!converts(n, which)) return held;
+  Images converted = held;
+  converted.data = arena + layout.scratch[n][which];
+  PixelOperation copy;
+  copy.ends = true;
+  cuda::pointwise(types_[n], copy, {held, types_[source]}, {}, converted, extent_of(source, layout), stream);
+  return converted;
 }
 
 CudaProgram::Layout CudaProgram::lay_out(int64_t height, int64_t width) const {
@@ -187,6 +223,7 @@ CudaProgram::Layout CudaProgram::lay_out(int64_t height, int64_t width) const {
   layout.height = height;
   layout.width = width;
   layout.offset.assign(size(), -1);
+  layout.scratch.assign(size(), {-1, -1});
   Places places(0);
   const auto take = [&](size_t n, size_t from) {
     layout.offset[n] = places.take(image_bytes(n, layout), from, last_use_[n]);
@@ -196,7 +233,11 @@ CudaProgram::Layout CudaProgram::lay_out(int64_t height, int64_t width) const {
   for (const CudaStep& step : steps_) {
     const size_t end = step.nodes.back(), count = step.nodes.size();
     // What is written before the step's own result: the product whose sums that is, or the folded weights.
-    if (step.way == CudaWay::gated_front || step.way == CudaWay::folded_mix) take(step.nodes[count - 2], end);
+    const bool sums = step.way == CudaWay::gated_front && holds_sums(node(end));
+    if (sums || step.way == CudaWay::folded_mix) take(step.nodes[count - 2], end);
+    for (size_t which = 0; which < 2; ++which)
+      if (const int64_t bytes = scratch_bytes(end, which, layout); bytes > 0)
+        layout.scratch[end][which] = places.take(bytes, end, end);
     take(end, end);
   }
   layout.bytes = places.end();
@@ -206,7 +247,9 @@ CudaProgram::Layout CudaProgram::lay_out(int64_t height, int64_t width) const {
 PixelOperand CudaProgram::operand(size_t n, size_t which, const Layout& layout, uint8_t* arena) const {
   const Node& node = this->node(n);
   PixelOperand result;
-  result.x = images(static_cast<size_t>(node.inputs[which]), layout, arena);
+  const size_t source = static_cast<size_t>(node.inputs[which]);
+  result.x = images(source, layout, arena);
+  result.type = types_[source];
   if (which < node.parts.size()) {
     result.first = node.parts[which].first;
     result.one_channel = node.parts[which].count == 1 && node.channels > 1;
@@ -221,7 +264,7 @@ void CudaProgram::fill_sigma(const Layout& layout, uint8_t* arena, float sigma, 
   for (size_t n = 0; n < size(); ++n) {
     if (node(n).op != Op::sigma_plane) continue;
     operation.scale_a = sigma * node(n).sigma_scale;
-    cuda::pointwise(type_, operation, {}, {}, images(n, layout, arena), extent_of(n, layout), stream);
+    cuda::pointwise(types_[n], operation, {}, {}, images(n, layout, arena), extent_of(n, layout), stream);
   }
 }
 
@@ -247,20 +290,21 @@ void CudaProgram::gated_front(const CudaStep& step, const Layout& layout, uint8_
   const size_t x = static_cast<size_t>(node(norm).inputs[0]);
   const cuda::GatedFront block{node(norm).epsilon, weights_[expand].data(), weights_[depthwise].data(),
                                floats(biases_[expand]), floats(biases_[depthwise])};
-  cuda::gated_front(type_, block, images(x, layout, arena), extent_of(x, layout), images(gate, layout, arena),
-                    reinterpret_cast<float*>(arena + layout.offset[step.nodes[4]]), stream);
+  float* const sums = step.nodes.size() > 4 ? reinterpret_cast<float*>(arena + layout.offset[step.nodes[4]]) : nullptr;
+  cuda::gated_front(types_[x], block, images(x, layout, arena), extent_of(x, layout), images(gate, layout, arena), sums,
+                    stream);
 }
 
 void CudaProgram::gated_back(const CudaStep& step, const Layout& layout, uint8_t* arena, Stream stream) const {
   const size_t scaled = step.nodes[0], project = step.nodes[1], expand = step.nodes[3], contract = step.nodes[5];
-  const cuda::GatedBack block{node(step.nodes[2]).epsilon, weights_[project].data(), weights_[expand].data(),
-                              weights_[contract].data(),   floats(biases_[project]), floats(biases_[expand]),
-                              floats(biases_[contract])};
+  const cuda::GatedBack block{node(step.nodes[2]).epsilon, weights_[project].data(),   weights_[expand].data(),
+                              weights_[contract].data(),   floats(biases_[project]),   floats(biases_[expand]),
+                              floats(biases_[contract]),   node(scaled).broadcast == 1};
   const auto input = [&](size_t n, size_t which) {
     return ConstImages(images(static_cast<size_t>(node(n).inputs[which]), layout, arena));
   };
-  cuda::gated_back(type_, block, input(scaled, 0), input(scaled, 1), input(project, 1), extent_of(contract, layout),
-                   images(contract, layout, arena), stream);
+  cuda::gated_back(types_[contract], block, input(scaled, 0), input(scaled, 1), input(project, 1),
+                   extent_of(contract, layout), images(contract, layout, arena), stream);
 }
 
 void CudaProgram::folded_mix(const CudaStep& step, const Layout& layout, uint8_t* arena, Stream stream) const {
@@ -268,10 +312,11 @@ void CudaProgram::folded_mix(const CudaStep& step, const Layout& layout, uint8_t
   const size_t n = step.nodes[1], values = static_cast<size_t>(mix.inputs[1]);
   const ConvSpec& spec = node(n).conv;
   void* const folded = arena + layout.offset[step.nodes[0]];
-  cuda::fold_mixture(type_, reinterpret_cast<const float*>(arena + layout.offset[static_cast<size_t>(mix.inputs[0])]),
+  cuda::fold_mixture(types_[n],
+                     reinterpret_cast<const float*>(arena + layout.offset[static_cast<size_t>(mix.inputs[0])]),
                      spec.in_channels, mix.heads, floats(weights_[n]), spec.out_channels, folded, stream);
   ConstImages x = images(values, layout, arena);
-  x.data = static_cast<const uint8_t*>(x.data) + mix.parts[1].first * cuda::type_bytes(type_);
+  x.data = static_cast<const uint8_t*>(x.data) + mix.parts[1].first * cuda::type_bytes(types_[n]);
   Extent in = extent_of(values, layout);
   in.channels = spec.in_channels;
   convolve(n, x, in, folded, layout, arena, stream);
@@ -284,8 +329,7 @@ void CudaProgram::convolve(size_t n, const ConstImages& x, const Extent& in, con
   conv.out = extent_of(n, layout);
   conv.x = x;
   conv.y = images(n, layout, arena);
-  if (conv.spec.residual != Residual::none)
-    conv.residual = images(static_cast<size_t>(node(n).inputs.back()), layout, arena);
+  if (conv.spec.residual != Residual::none) conv.residual = input(n, 1, layout, arena, stream);
   conv.weight = weight;
   conv.bias = floats(biases_[n]);
   cuda::convolve(conv, cuda::choose_conv_path(conv, device_), stream);
@@ -296,18 +340,12 @@ void CudaProgram::concatenate(size_t n, const Layout& layout, uint8_t* arena, St
   const Images y = images(n, layout, arena);
   Extent part = extent_of(n, layout);
   PixelOperation operation;
-  if (part.channels % 8 != 0) {  // the padding channels
-    part.channels = round_up(part.channels, 8);
-    operation.kind = PixelOperation::fill;
-    operation.scale_a = 0.0f;
-    cuda::pointwise(type_, operation, {}, {}, y, part, stream);
-  }
-  operation.kind = PixelOperation::copy;
   for (size_t i = 0; i < node.inputs.size(); ++i) {
     part.channels = node.parts[i].count;
+    operation.ends = i + 1 == node.inputs.size();
     PixelOperand from = operand(n, i, layout, arena);
     from.one_channel = false;
-    cuda::pointwise(type_, operation, from, {}, y, part, stream);
+    cuda::pointwise(types_[n], operation, from, {}, y, part, stream);
     operation.first += part.channels;
   }
 }
@@ -317,10 +355,11 @@ void CudaProgram::compute(size_t n, const Layout& layout, uint8_t* arena, Stream
   const Images y = images(n, layout, arena);
   const Extent out = extent_of(n, layout);
   const auto source = [&](size_t which) { return static_cast<size_t>(node.inputs[which]); };
-  const auto x = [&](size_t which) { return ConstImages(images(source(which), layout, arena)); };
+  const auto x = [&](size_t which) { return input(n, which, layout, arena, stream); };
   const auto in = [&](size_t which) { return extent_of(source(which), layout); };
   const auto sums = [&](size_t which) { return reinterpret_cast<float*>(arena + layout.offset[which]); };
   const auto taken = [&](size_t which) { return operand(n, which, layout, arena); };
+  const cuda::Type type = types_[n];
   PixelOperation operation;
   switch (node.op) {
     case Op::input:
@@ -331,53 +370,57 @@ void CudaProgram::compute(size_t n, const Layout& layout, uint8_t* arena, Stream
     case Op::conv_transpose2d:
       return convolve(n, x(0), in(0), weights_[n].data(), layout, arena, stream);
     case Op::pixel_shuffle:
-      return cuda::pixel_shuffle(type_, x(0), in(0), node.factor, y, stream);
+      return cuda::pixel_shuffle(type, x(0), in(0), node.factor, y, stream);
     case Op::pixel_unshuffle:
-      return cuda::pixel_unshuffle(type_, x(0), in(0), node.factor, y, stream);
+      return cuda::pixel_unshuffle(type, x(0), in(0), node.factor, y, stream);
     case Op::concat:
       return concatenate(n, layout, arena, stream);
     case Op::add:
       operation.kind = PixelOperation::add;
       operation.scale_a = node.scale_a;
       operation.scale_b = node.scale_b;
-      return cuda::pointwise(type_, operation, taken(0), taken(1), y, out, stream);
+      return cuda::pointwise(type, operation, taken(0), taken(1), y, out, stream);
     case Op::multiply:
     case Op::gate:
-      operation.kind = node.op == Op::gate ? PixelOperation::gate : PixelOperation::multiply;
+    case Op::combine:
+      operation.kind = node.op == Op::gate      ? PixelOperation::gate
+                       : node.op == Op::combine ? PixelOperation::combine
+                                                : PixelOperation::multiply;
       operation.curve = node.curve;
-      return cuda::pointwise(type_, operation, taken(0), taken(1), y, out, stream);
+      operation.formula = node.formula;
+      return cuda::pointwise(type, operation, taken(0), taken(1), y, out, stream);
     case Op::affine:
     case Op::activate:
       operation.kind = node.op == Op::affine ? PixelOperation::affine : PixelOperation::activate;
       operation.curve = node.curve;
       operation.table = floats(weights_[n]);
-      return cuda::pointwise(type_, operation, taken(0), {}, y, out, stream);
+      return cuda::pointwise(type, operation, taken(0), {}, y, out, stream);
     case Op::pool: {
       const ConvSpec& window = node.conv;
-      return cuda::pool(type_,
+      return cuda::pool(type,
                         {node.pool, window.kernel_h, window.kernel_w, window.stride_h, window.pad_top, window.pad_left,
                          window.dilation_h, window.dilation_w, node.divisor},
                         x(0), in(0), y, out, stream);
     }
     case Op::resize:
-      return cuda::resize(type_, node.mode, node.enlarge, node.factor, x(0), in(0), y, stream);
+      return cuda::resize(type, node.mode, node.enlarge, node.factor, x(0), in(0), y, stream);
     case Op::layer_norm:
-      return cuda::layer_norm(type_, {floats(weights_[n]), floats(biases_[n]), node.epsilon, node.centred}, x(0), out,
-                              y, stream);
+      return cuda::layer_norm(type, {floats(weights_[n]), floats(biases_[n]), node.epsilon, node.centred}, x(0), out, y,
+                              stream);
     case Op::partial_sum:
-      return cuda::row_sums(type_, x(0), in(0), node.fold, sums(n), stream);
+      return cuda::row_sums(types_[source(0)], x(0), in(0), node.fold, sums(n), stream);
     case Op::mean: {
       const Extent all = extent_of(static_cast<size_t>(this->node(source(0)).inputs[0]), layout);
-      return cuda::mean_of_sums(type_, sums(source(0)), all, sum_rows(source(0), layout), y, stream);
+      return cuda::mean_of_sums(type, sums(source(0)), all, sum_rows(source(0), layout), y, stream);
     }
     case Op::window_attention: {
       const int64_t depth = node.channels / node.heads;
       const float scale = 1.0f / std::sqrt(static_cast<float>(depth));
-      return cuda::window_attention(type_, {node.heads, depth, node.window, node.shift, scale, floats(weights_[n])},
+      return cuda::window_attention(type, {node.heads, depth, node.window, node.shift, scale, floats(weights_[n])},
                                     x(0), out, y, stream);
     }
     case Op::partial_gram:
-      return cuda::row_grams(type_, x(0), in(0), node.heads, node.fold, sums(n), stream);
+      return cuda::row_grams(types_[source(0)], x(0), in(0), node.heads, node.fold, sums(n), stream);
     case Op::channel_softmax: {
       const int64_t each = in(0).channels / node.heads;  // n (n + 2)
       const int64_t channels = std::lround(std::sqrt(static_cast<double>(each + 1))) - 1;
@@ -385,13 +428,14 @@ void CudaProgram::compute(size_t n, const Layout& layout, uint8_t* arena, Stream
                                     stream);
     }
     case Op::mix:
-      return cuda::mix_channels(type_, sums(source(0)), x(1), node.parts[1].first, node.heads, y, out, stream);
+      return cuda::mix_channels(type, sums(source(0)), x(1), node.parts[1].first, node.heads, y, out, stream);
     case Op::warp:
-      return cuda::warp(type_, x(0), in(0), x(1), y, stream);
-    case Op::combine:
+      return cuda::warp(type, x(0), in(0), x(1), y, stream);
     case Op::channel_pool:
+      return cuda::channel_pool(type, node.pool, x(0), in(0), y, stream);
     case Op::local_mean:
-      return;  // refused by check_nodes
+      return cuda::local_mean(type, node.side, x(0), out, reinterpret_cast<float*>(arena + layout.scratch[n][1]), y,
+                              stream);
   }
 }
 

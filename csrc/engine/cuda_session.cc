@@ -94,10 +94,14 @@ RunReport CudaSession::preview(int64_t height, int64_t width) const {
   return {0, tiling.tiles(), tiling.core_height, tiling.bytes(), {}};
 }
 
+cuda::Type CudaSession::state_type(size_t number) const {
+  return program_.type_of(static_cast<size_t>(graph_->states()[number].now));
+}
+
 // From pixel to pixel, in bytes.
 int64_t CudaSession::state_pitch(size_t number) const {
   const Node& node = program_.node(static_cast<size_t>(graph_->states()[number].now));
-  return round_up(node.channels, 8) * cuda::type_bytes(program_.type());
+  return round_up(node.channels, 8) * cuda::type_bytes(state_type(number));
 }
 
 // The memory of the device that a run takes; states that there are not yet, or not of this size, are zero.
@@ -179,7 +183,7 @@ StateImage CudaSession::state(size_t number) {
   check_state(*graph_, number);
   const DeviceState& state = states_[number];
   if (state.height == 0) return {};
-  const int64_t pitch = state_pitch(number), size = cuda::type_bytes(program_.type());
+  const int64_t pitch = state_pitch(number), size = cuda::type_bytes(state_type(number));
   StateImage image{
       state.height, state.width, program_.node(static_cast<size_t>(graph_->states()[number].now)).channels, {}};
   std::vector<uint8_t> bytes(static_cast<size_t>(state.now.bytes()));
@@ -188,7 +192,7 @@ StateImage CudaSession::state(size_t number) {
   cuda::wait(copies_.work());
   for (int64_t pixel = 0; pixel < image.height * image.width; ++pixel)
     for (int64_t c = 0; c < image.channels; ++c)
-      image.values.push_back(cuda::load_value(program_.type(), bytes.data() + pixel * pitch + c * size));
+      image.values.push_back(cuda::load_value(state_type(number), bytes.data() + pixel * pitch + c * size));
   return image;
 }
 
@@ -198,11 +202,11 @@ void CudaSession::set_state(size_t number, StateImage image) {
   DeviceState& state = states_[number];
   state = {image.height, image.width, cuda::DeviceMemory(), cuda::DeviceMemory()};
   if (image.height == 0) return;
-  const int64_t pitch = state_pitch(number), size = cuda::type_bytes(program_.type());
+  const int64_t pitch = state_pitch(number), size = cuda::type_bytes(state_type(number));
   std::vector<uint8_t> bytes(static_cast<size_t>(checked_product(image.height, image.width, pitch)), 0);
   for (int64_t pixel = 0; pixel < image.height * image.width; ++pixel)
     for (int64_t c = 0; c < image.channels; ++c)
-      cuda::store_value(program_.type(), image.values[static_cast<size_t>(pixel * image.channels + c)],
+      cuda::store_value(state_type(number), image.values[static_cast<size_t>(pixel * image.channels + c)],
                         bytes.data() + pixel * pitch + c * size);
   state.now = cuda::DeviceMemory(static_cast<int64_t>(bytes.size()));
   cuda::copy(state.now.data(), state.now.bytes(), bytes.data(), state.now.bytes(), state.now.bytes(), 1,
@@ -250,7 +254,7 @@ RunReport CudaSession::run_parts(const Picture& picture, const RunOptions& optio
     Shape& shape = this->shape(part.read.rows.size(), part.read.columns.size());
     const CudaCopies::Held held = copies_.arrived(index);
     cuda::gather_tile(held.rows, held.data, part.read.rows.begin, part.read.columns.begin,
-                      edge_of(program_.node(0).border), program_.type(), program_.extent_of(0, shape.layout),
+                      edge_of(program_.node(0).border), program_.type_of(0), program_.extent_of(0, shape.layout),
                       program_.images(0, shape.layout, arena_.data()), work);
     program_.fill_sigma(shape.layout, arena_.data(), options.sigma.value_or(0.0f), work);
     copy_states(shape, part, true);
@@ -258,9 +262,9 @@ RunReport CudaSession::run_parts(const Picture& picture, const RunOptions& optio
     ConstImages kept = program_.images(output, shape.layout, arena_.data());
     const int64_t first = (part.kept.rows.begin - part.read.rows.begin) * kept.row_pitch +
                           (part.kept.columns.begin - part.read.columns.begin) * kept.pixel_pitch;
-    kept.data = static_cast<const uint8_t*>(kept.data) + first * cuda::type_bytes(program_.type());
+    kept.data = static_cast<const uint8_t*>(kept.data) + first * cuda::type_bytes(program_.type_of(output));
     const CudaCopies::Held result = copies_.result(index, part.kept);
-    cuda::store_tile(program_.type(), kept,
+    cuda::store_tile(program_.type_of(output), kept,
                      {1, part.kept.rows.size(), part.kept.columns.size(), program_.node(output).channels}, held.rows,
                      held.data, result.rows, result.data, part.kept.rows.begin, part.kept.columns.begin,
                      options.strength, options.clip, counter, work);

@@ -72,6 +72,7 @@ class CudaSession {
   Shape& shape(int64_t height, int64_t width);
   void compute(Shape& shape);
   void copy_states(const Shape& shape, const Part& part, bool to_parts);
+  cuda::Type state_type(size_t number) const;
   int64_t state_pitch(size_t number) const;
 
   std::shared_ptr<const Graph> graph_;

@@ -8,8 +8,8 @@ namespace {
 // Looks for nodes that follow one another, each read by nobody else.
 class Finder {
  public:
-  Finder(const Graph& graph, cuda::Type type, const cuda::Device& device)
-      : graph_(graph), type_(type), device_(device), readers_(graph.nodes().size()) {
+  Finder(const Graph& graph, const std::vector<cuda::Type>& types, const cuda::Device& device)
+      : graph_(graph), types_(types), device_(device), readers_(graph.nodes().size()) {
     for (size_t n = 0; n < readers_.size(); ++n)
       for (const int input : graph.nodes()[n].inputs) {
         std::vector<size_t>& readers = readers_[static_cast<size_t>(input)];
@@ -19,11 +19,12 @@ class Finder {
 
   // Each gives the nodes of a step that ends at node n, or nothing.
   std::vector<size_t> gated_front(size_t n) const {
-    if (node(n).op != Op::partial_sum) return {};
-    const size_t gate = input(n, 0);
+    const bool summed = node(n).op == Op::partial_sum;
+    const size_t gate = summed ? input(n, 0) : n;
     const size_t deep = gate_of(gate), wide = deep == kNone ? kNone : depthwise_of(deep);
     const size_t norm = wide == kNone ? kNone : widening_of(wide);
-    if (norm == kNone || !gated_block_fits(node(gate).channels)) return {};
+    if (norm == kNone || !gated_block_fits(gate)) return {};
+    if (!summed) return checked({norm, wide, deep, gate}, {gate});
     // The product is written here too: nobody may have read it before.
     for (const size_t reader : readers_[gate])
       if (reader < n) return {};
@@ -37,10 +38,10 @@ class Finder {
     if (norm == kNone || input(norm, 0) != image || !adds_to(image)) return {};
     const size_t scaled = input(image, 0);
     const Node& product = node(scaled);
-    if (product.op != Op::multiply || product.broadcast != 1 || product.parts[0].count != product.channels ||
+    if (product.op != Op::multiply || product.parts[0].count != product.channels ||
         product.parts[1].count != product.channels || product.parts[0].first != 0 || product.parts[1].first != 0)
       return {};
-    if (!gated_block_fits(product.channels) || readers_[image] != std::vector<size_t>{norm, n}) return {};
+    if (!gated_block_fits(scaled) || readers_[image] != std::vector<size_t>{norm, n}) return {};
     return checked({scaled, image, norm, wide, gate, n}, {image, n});
   }
 
@@ -62,7 +63,7 @@ class Finder {
            spec.pad_left == 0 && spec.groups == 1;
   }
 
-  bool gated_block_fits(int64_t channels) const { return cuda::gated_block_supports(type_, channels, device_); }
+  bool gated_block_fits(size_t n) const { return cuda::gated_block_supports(types_[n], node(n).channels, device_); }
 
   // A 1x1 convolution of as many channels as it has, added to another image.
   bool adds_to(size_t n) const {
@@ -102,9 +103,12 @@ class Finder {
     return fits ? input(n, 0) : kNone;
   }
 
-  // The nodes, if all but `kept` are read by one node, which is among them too, and are no result.
+  // The nodes, if they and what they read are of one type, and all but `kept` are read by one node, which is among them
+  // too, and are no result.
   std::vector<size_t> checked(std::vector<size_t> nodes, const std::vector<size_t>& kept) const {
     for (const size_t n : nodes) {
+      for (const int input : node(n).inputs)
+        if (types_[static_cast<size_t>(input)] != types_[nodes.back()]) return {};
       if (n != nodes.back() && graph_.is_result(n)) return {};
       if (std::find(kept.begin(), kept.end(), n) != kept.end()) continue;
       if (readers_[n].size() != 1 || std::find(nodes.begin(), nodes.end(), readers_[n][0]) == nodes.end()) return {};
@@ -113,7 +117,7 @@ class Finder {
   }
 
   const Graph& graph_;
-  cuda::Type type_;
+  const std::vector<cuda::Type>& types_;
   cuda::Device device_;
   std::vector<std::vector<size_t>> readers_;  // of each node, ascending
 };
@@ -125,8 +129,8 @@ const char* cuda_way_name(CudaWay way) {
   return kNames[static_cast<int>(way)];
 }
 
-std::vector<CudaStep> cuda_steps(const Graph& graph, cuda::Type type, const cuda::Device& device) {
-  const Finder finder(graph, type, device);
+std::vector<CudaStep> cuda_steps(const Graph& graph, const std::vector<cuda::Type>& types, const cuda::Device& device) {
+  const Finder finder(graph, types, device);
   std::vector<bool> taken(graph.nodes().size(), false);
   std::vector<CudaStep> steps;
   for (size_t n = graph.nodes().size(); n-- > 0;) {  // what a step takes lies before its end

@@ -70,6 +70,12 @@ ConvPath parse_path(const std::string& name) {
   throw std::invalid_argument("cuda: unknown way to compute a convolution: '" + name + "'");
 }
 
+Pool parse_pool(const std::string& name) {
+  if (name == "max") return Pool::max;
+  if (name == "average") return Pool::average;
+  throw std::invalid_argument("cuda: a pool is max or average, got '" + name + "'");
+}
+
 Stream stream_of(Address stream) { return reinterpret_cast<Stream>(stream); }
 
 std::string convolve_tensors(const std::string& type, const Tensor& x, Address weight, Address bias,
@@ -129,7 +135,6 @@ void bind_cuda(py::module_& parent) {
   using fr::CudaSession;
   py::module_ m = parent.def_submodule("cuda", "Kernels for NVIDIA GPUs.");
   py::register_local_exception<NoDevice>(m, "NoDevice", PyExc_RuntimeError);
-  py::register_local_exception<fr::NoCudaKernel>(m, "NoKernel", PyExc_ValueError);
   const py::call_guard<fr::WithoutGil> release;
 
   py::class_<Tensor>(m, "Images", py::module_local(),
@@ -201,6 +206,57 @@ void bind_cuda(py::module_& parent) {
       },
       release, "type"_a, "x"_a, "flow"_a, "y"_a, "stream"_a);
   m.def(
+      "channel_pool",
+      [](const std::string& type, const std::string& kind, const Tensor& x, const Tensor& y, Address stream) {
+        channel_pool(parse_type(type), parse_pool(kind), x.in(), x.extent, y.out(), stream_of(stream));
+      },
+      release, "type"_a, "kind"_a, "x"_a, "y"_a, "stream"_a);
+  m.def(
+      "local_mean",
+      [](const std::string& type, int64_t side, const Tensor& x, Address sums, const Tensor& y, Address stream) {
+        local_mean(parse_type(type), side, x.in(), x.extent, reinterpret_cast<float*>(sums), y.out(),
+                   stream_of(stream));
+      },
+      release, "sums: float32 [N, H, W, C], C rounded up to a multiple of 8.", "type"_a, "side"_a, "x"_a, "sums"_a,
+      "y"_a, "stream"_a);
+  m.def(
+      "combine",
+      [](const std::string& type, const std::string& formula, const std::array<std::string, 2>& types, const Tensor& a,
+         const Tensor& b, const std::array<int64_t, 2>& first, const Tensor& y, Address stream) {
+        PixelOperation operation;
+        operation.kind = PixelOperation::combine;
+        operation.formula = fr::parse_formula(formula);
+        const PixelOperand operands[2] = {{a.in(), parse_type(types[0]), first[0]},
+                                          {b.in(), parse_type(types[1]), first[1]}};
+        pointwise(parse_type(type), operation, operands[0], operands[1], y.out(), y.extent, stream_of(stream));
+      },
+      release, "types: of a and b; first: the channel of each that y's first is made of.", "type"_a, "formula"_a,
+      "types"_a, "a"_a, "b"_a, "first"_a, "y"_a, "stream"_a);
+  m.def(
+      "activate",
+      [](const std::string& type, const std::string& curve, const std::array<float, 3>& numbers,
+         const std::string& of_x, const Tensor& x, const Tensor& y, Address stream) {
+        PixelOperation operation;
+        operation.kind = PixelOperation::activate;
+        operation.curve = {fr::parse_curve(curve), numbers[0], numbers[1], numbers[2]};
+        pointwise(parse_type(type), operation, {x.in(), parse_type(of_x)}, {}, y.out(), y.extent, stream_of(stream));
+      },
+      release, "numbers: a, b and c of the curve; of_x: x's type.", "type"_a, "curve"_a, "numbers"_a, "of_x"_a, "x"_a,
+      "y"_a, "stream"_a);
+  m.def(
+      "copy_channels",
+      [](const std::string& type, const std::string& of_x, const Tensor& x, int64_t from, int64_t to, int64_t count,
+         bool ends, const Tensor& y, Address stream) {
+        PixelOperation operation;
+        operation.first = to;
+        operation.ends = ends;
+        Extent part = y.extent;
+        part.channels = count;
+        pointwise(parse_type(type), operation, {x.in(), parse_type(of_x), from}, {}, y.out(), part, stream_of(stream));
+      },
+      release, "count channels of x, from channel `from` on, into y's from `to` on; ends: those beyond become 0.",
+      "type"_a, "of_x"_a, "x"_a, "from"_a, "to"_a, "count"_a, "ends"_a, "y"_a, "stream"_a);
+  m.def(
       "layer_norm",
       [](const std::string& type, const Tensor& x, Address scale, Address shift, float epsilon, bool subtract_mean,
          const Tensor& y, Address stream) {
@@ -231,7 +287,8 @@ void bind_cuda(py::module_& parent) {
                              reinterpret_cast<const void*>(block[2]),
                              reinterpret_cast<const float*>(block[3]),
                              reinterpret_cast<const float*>(block[4]),
-                             reinterpret_cast<const float*>(block[5])};
+                             reinterpret_cast<const float*>(block[5]),
+                             scale.extent.pixels() == 1};
         gated_back(parse_type(type), back, gated.in(), scale.in(), x.in(), x.extent, y.out(), stream_of(stream));
       },
       release, "block: project, expand, contract, their biases.", "type"_a, "epsilon"_a, "block"_a, "gated"_a,

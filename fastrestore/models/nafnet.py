@@ -13,8 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fastrestore import ops
 from fastrestore.layers import ChannelNorm, conv2d, pad_to_multiple
-from fastrestore.ops.recompute import gradients
 
 EPS = 1e-6  # of the layer norm
 
@@ -110,10 +110,7 @@ class _Block(nn.Module):
 
 
 class _LocalMean(nn.Module):
-    """The mean of the window of `side` pixels around each pixel; near an edge, of the nearest window inside.
-
-    x: [N, C, H, W].  Where a side of the picture is no longer than the window's, the mean is over all of it.
-    """
+    """ops.local_mean of windows of `side` pixels; of a picture that one window holds, a single pixel."""
 
     def __init__(self, side: int):
         super().__init__()
@@ -122,46 +119,7 @@ class _LocalMean(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if self.side >= max(x.shape[2:]) and not torch.compiler.is_compiling():
             return F.adaptive_avg_pool2d(x, 1)  # of all pixels at once; a trace holds for larger pictures too
-        return _local_mean(x, self.side)
-
-
-def local_mean(x: Tensor, side: int) -> Tensor:
-    """The mean of the window around each pixel, as _LocalMean has it."""
-    height, width = x.shape[2:]
-    if side >= height and side >= width:
-        return F.adaptive_avg_pool2d(x, 1).expand(x.shape)
-    return _running_mean(_running_mean(x, 3, min(side, width)), 2, min(side, height))
-
-
-# One operator to torch.export, whatever the size of the trace, and one node of a plan.
-@torch.library.custom_op("fastrestore::local_mean", mutates_args=())
-def _local_mean(x: Tensor, side: int) -> Tensor:
-    return local_mean(x, side).contiguous()
-
-
-def _keep(ctx, inputs, output):
-    ctx.save_for_backward(inputs[0])
-    ctx.side = inputs[1]
-
-
-def _backward(ctx, grad):
-    return *gradients(local_mean, ctx.saved_tensors, (ctx.side,), ctx.needs_input_grad, grad), None
-
-
-_local_mean.register_fake(lambda x, side: torch.empty_like(x, memory_format=torch.contiguous_format))
-_local_mean.register_autograd(_backward, setup_context=_keep)
-
-
-def _running_mean(x: Tensor, axis: int, side: int) -> Tensor:
-    """The mean of `side` pixels along an axis.  As differences of sums, which float32 would round at the end of a long
-    row more than at its start: float64."""
-    sums = x.double().cumsum(axis)
-    length = x.shape[axis] - side + 1
-    first = sums.narrow(axis, side - 1, 1)
-    means = torch.cat([first, sums.narrow(axis, side, length - 1) - sums.narrow(axis, 0, length - 1)], axis) / side
-    before = (side - 1) // 2
-    pads = (before, side - 1 - before)
-    return F.pad(means.to(x.dtype), (*pads, 0, 0) if axis == 3 else (0, 0, *pads), mode="replicate")
+        return ops.local_mean(x, self.side)
 
 
 def _gate(x: Tensor) -> Tensor:

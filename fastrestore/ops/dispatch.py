@@ -2,7 +2,7 @@
 
 WAYS says what is tried, row by row; the first that holds and whose kernels are there is taken.  torch's own operators
 serve whatever no row holds.  FASTRESTORE_GPU=cuda|triton|torch allows that way only (and torch's, where it does not
-serve).  Above 96 channels a convolution goes to cuDNN, which reads its input from cache there and is hard to beat:
+serve).  The CUDA kernels begin with compute capability 8.0, for which they are compiled.  Above 96 channels a convolution goes to cuDNN, which reads its input from cache there and is hard to beat:
 a judgement from counting bytes, not a measurement.
 """
 
@@ -38,12 +38,14 @@ WAYS = (
     Way("conv2d", "cuda", 80, HALVES, 96),
     Way("conv2d", "triton", 75, (torch.float16,), 96),
     Way("conv2d", "triton", 80, (torch.bfloat16,), 96),
-    Way("depthwise", "cuda", 75, FLOATS),
+    Way("depthwise", "cuda", 80, FLOATS),
     Way("depthwise", "triton", 75, FLOATS),
-    Way("pixel_shuffle", "cuda", 75, FLOATS),
+    Way("pixel_shuffle", "cuda", 80, FLOATS),
     Way("pixel_shuffle", "triton", 75, FLOATS),
-    Way("layer_norm", "cuda", 75, FLOATS, 2048),
+    Way("layer_norm", "cuda", 80, FLOATS, 2048),
     Way("layer_norm", "triton", 75, FLOATS, 4096),
+    Way("local_mean", "cuda", 80, FLOATS),
+    Way("local_mean", "triton", 75, FLOATS),
     Way("window_attention", "cuda", 80, HALVES, 32),
     Way("window_attention", "triton", 80, HALVES, 64),
     Way("channel_attention", "cuda", 80, HALVES, 48),

@@ -25,7 +25,7 @@ TOLERANCE = {"float16": 8e-3, "bfloat16": 6e-2}
 
 
 def networks() -> dict[str, Any]:
-    made = {name: NETWORKS[name] for name in ("dncnn", "unet", "shuffled", "resized")}
+    made = {name: NETWORKS[name] for name in ("dncnn", "unet", "shuffled", "resized", "quotients")}
     made |= {name: randomised(name, FUSED[name][0]) for name in FUSED}
     return made | {"swinir": randomised("swinir", PUBLISHED["swinir"])}
 

@@ -10,7 +10,16 @@ from contextlib import contextmanager
 import pytest
 import torch
 
-from fastrestore.ops import _C, channel_attention, conv2d, dispatch, layer_norm, pixel_shuffle, window_attention
+from fastrestore.ops import (
+    _C,
+    channel_attention,
+    conv2d,
+    dispatch,
+    layer_norm,
+    local_mean,
+    pixel_shuffle,
+    window_attention,
+)
 from fastrestore.triton import available
 from gpu import emulated
 
@@ -21,8 +30,8 @@ def module_of(function):
     return sys.modules[function.__module__]
 
 
-CONV2D, NORM, SHUFFLE, ATTENTION, CHANNELS = map(
-    module_of, (conv2d, layer_norm, pixel_shuffle, window_attention, channel_attention)
+CONV2D, NORM, SHUFFLE, ATTENTION, CHANNELS, MEANS = map(
+    module_of, (conv2d, layer_norm, pixel_shuffle, window_attention, channel_attention, local_mean)
 )
 
 
@@ -116,6 +125,16 @@ def test_layer_norm(path, centred):
     assert y.is_contiguous(memory_format=torch.channels_last)
 
 
+@pytest.mark.parametrize("side", [4, 30])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=str)
+def test_local_mean(path, side, layout):
+    x = sample(2, 20, 9, 70).contiguous(memory_format=layout)
+    y = MEANS._cuda(x, side)
+    close(y, MEANS.reference(x.double(), side), path)
+    assert y.is_contiguous(memory_format=torch.channels_last)
+    assert dispatch.counts == {f"local_mean {path}": 1}
+
+
 def test_window_attention(path):
     qkv, bias = sample(1, 9, 12, 60), sample(2, 225, seed=1)
     y = ATTENTION._cuda(qkv, bias, 8, 4)
@@ -139,6 +158,7 @@ def test_empty(path):
     assert CONV2D._cuda(sample(0, 3, 4, 4), sample(5, 3, 3, 3), None, None, *options, "auto").shape == (0, 5, 4, 4)
     assert NORM._cuda(sample(0, 3, 4, 4), sample(3), None, 1e-5, True).shape == (0, 3, 4, 4)
     assert CHANNELS._cuda(sample(0, 12, 4, 4), sample(2)).shape == (0, 4, 4, 4)
+    assert MEANS._cuda(sample(0, 3, 4, 4), 3).shape == (0, 3, 4, 4)
 
 
 def test_the_table(on_host, monkeypatch):
@@ -157,6 +177,7 @@ def test_the_table(on_host, monkeypatch):
     assert dispatch.path_for("window_attention", 75, half, 16) == "torch"
     monkeypatch.setattr(dispatch, "built", lambda: False)
     assert dispatch.path_for("layer_norm", 90, half, 64) == "triton"
+    assert all(way.capability >= 80 for way in dispatch.WAYS if way.path == "cuda")  # what they are compiled for
     monkeypatch.setenv("FASTRESTORE_GPU", "cuda")
     assert dispatch.path_for("layer_norm", 90, half, 64) == "torch"
     monkeypatch.setenv("FASTRESTORE_GPU", "metal")

@@ -50,7 +50,8 @@ def front(machine, dtype, height, width, channels, bias=True):
     packed = [pack(expand, dtype, False, False), pack(depthwise, dtype, False, True)]
     depthwise = packed[1].float().T.reshape(2 * channels, 1, 3, 3)
     y = poisoned((1, height, width, channels), dtype)
-    sums = torch.full((-(-height // 8) * -(-width // 16), channels), float("nan"))
+    columns = 16 if channels <= 256 else 8  # of a tile
+    sums = torch.full((-(-height // 8) * -(-width // columns), channels), float("nan"))
     _, counts = machine.call(
         "gated_front", NAMES[dtype], EPSILON, addresses(*packed, *biases), machine.images(x), machine.images(y),
         sums.data_ptr(), reads=[x, *packed, *biases], writes=[y, sums])  # fmt: skip
@@ -62,7 +63,7 @@ def front(machine, dtype, height, width, channels, bias=True):
 @pytest.mark.parametrize("dtype", HALVES, ids=str)
 @pytest.mark.parametrize(
     ("height", "width", "channels", "bias"),
-    [(9, 17, 32, True), (8, 16, 64, False), (1, 1, 32, True), (3, 5, 128, True), (2, 3, 256, True)],
+    [(9, 17, 32, True), (8, 16, 64, False), (1, 1, 32, True), (3, 5, 128, True), (2, 3, 256, True), (3, 9, 512, True)],
 )
 def test_the_front_of_a_gated_block(machine, height, width, channels, bias, dtype):
     y, sums, exact, counts = front(machine, dtype, height, width, channels, bias)
@@ -75,13 +76,15 @@ def test_the_front_of_a_gated_block(machine, height, width, channels, bias, dtyp
 
 @pytest.mark.parametrize("dtype", HALVES, ids=str)
 @pytest.mark.parametrize(
-    ("height", "width", "channels", "bias"),
-    [(11, 13, 32, True), (5, 9, 64, False), (1, 1, 32, True), (2, 20, 128, True), (5, 13, 256, True)],
-)
-def test_the_back_of_a_gated_block(machine, height, width, channels, bias, dtype):
+    ("height", "width", "channels", "bias", "local"),
+    [(11, 13, 32, True, False), (5, 9, 64, False, True), (1, 1, 32, True, False), (2, 20, 128, True, True),
+     (5, 13, 256, True, False), (2, 3, 512, True, False)],
+)  # fmt: skip
+def test_the_back_of_a_gated_block(machine, height, width, channels, bias, local, dtype):
+    """local: a scale for each pixel, not one for all."""
     g = torch.Generator().manual_seed(channels)
     x, gated = (padded(torch.randn((1, height, width, channels), generator=g).to(dtype)) for _ in range(2))
-    scale = padded(torch.randn((1, 1, 1, channels), generator=g).to(dtype))
+    scale = padded(torch.randn((1, height, width, channels) if local else (1, 1, 1, channels), generator=g).to(dtype))
     weights = [weights_of(g, dtype, out, channels, 1, 1) for out in (channels, 2 * channels, channels)]
     biases = [torch.randn(len(weight), generator=g) if bias else None for weight in weights]
     packed = [pack(weight, dtype, False, False) for weight in weights]
@@ -102,6 +105,22 @@ def test_the_harness_of_a_gpu_finds_addresses_in_lists(machine):
     machine.module.announce([(0, 2**63, True)])
     y, _, exact, _ = front(Gpu(machine.kernels, copy=torch.Tensor.clone), torch.float16, 3, 5, 32)
     assert relative(y, exact) < 2.5 * TOLERANCE[torch.float16]
+
+
+def test_a_front_without_sums(machine):
+    """As a mean over windows takes it: the product's bits are the same."""
+    g = torch.Generator().manual_seed(1)
+    x = padded(torch.randn((1, 9, 17, 32), generator=g).half())
+    packed = [pack(weights_of(g, torch.float16, 64, 32, 1, 1), torch.float16, False, False),
+              pack(weights_of(g, torch.float16, 64, 1, 3, 3), torch.float16, False, True)]  # fmt: skip
+    results = []
+    for sums in (torch.full((4, 32), float("nan")), None):
+        y = poisoned((1, 9, 17, 32), torch.float16)
+        machine.call(
+            "gated_front", "float16", EPSILON, addresses(*packed, None, None), machine.images(x), machine.images(y),
+            *addresses(sums), reads=[x, *packed], writes=[y] if sums is None else [y, sums])  # fmt: skip
+        results.append(y)
+    assert torch.equal(*results) and results[0].isfinite().all()
 
 
 def test_the_mean_of_a_front(machine):

@@ -41,6 +41,16 @@ def conv(inside, out, kernel=3, **options):
     return nn.Conv2d(inside, out, kernel, padding=options.pop("padding", kernel // 2), **options)
 
 
+def _energy(x):
+    """A root, a logarithm and a mean over channels."""
+    mean, most = x.square().mean(1, keepdim=True), x.amax(1, keepdim=True)
+    return torch.cat([mean.sqrt(), (mean + 1e-2).log(), most.log1p()], 1)
+
+
+def _share(x, y):
+    return y.abs() / (0.1 + x.square() + y.abs())
+
+
 NETWORKS = {
     "dncnn": Net(lambda x, a, b, c: x - c(b(a(x).relu()).relu()), conv(3, 16), conv(16, 16), conv(16, 3)),
     "unet": Net(
@@ -64,6 +74,14 @@ NETWORKS = {
         lambda x, a, p, b: b(F.interpolate(p(a(x)), scale_factor=2)), conv(3, 8), nn.MaxPool2d(2), conv(8, 3, 1),
         multiple_of=2,
     ),
+    "quotients": Net(
+        lambda x, a, b, c: x + _share(x, a(x)) * b(torch.cat([_energy(x), c(x).clamp(-4, 4).exp()], 1)),
+        conv(3, 3), conv(6, 3), conv(3, 3),
+    ),
+    "extremes": Net(
+        lambda x, a, b: b(torch.minimum(torch.maximum(a(x), x), x.amax(1, keepdim=True)) * (x > 0.5)),
+        conv(3, 3), conv(3, 3),
+    ),
 }  # fmt: skip
 
 
@@ -81,7 +99,7 @@ def test_is_the_cpus(sessions, name):
 
 
 @pytest.mark.parametrize("precision", ["float16", "bfloat16"])
-@pytest.mark.parametrize("name", ["dncnn", "unet", "shuffled"])
+@pytest.mark.parametrize("name", ["dncnn", "unet", "shuffled", "quotients", "extremes"])
 def test_in_half_precision(sessions, name, precision):
     """The type's rounding through a few layers, in units of the result's root mean square."""
     plan, image = engine.compile(NETWORKS[name]), picture(13, 18)
@@ -91,7 +109,7 @@ def test_in_half_precision(sessions, name, precision):
     assert error < (2e-3 if precision == "float16" else 1.6e-2), f"{error:.2g}"
 
 
-@pytest.mark.parametrize("name", ["dncnn", "unet"])
+@pytest.mark.parametrize("name", ["dncnn", "unet", "quotients"])
 def test_tiles_change_no_bit(sessions, name):
     plan, image = engine.compile(NETWORKS[name]), picture(34, 38)
     whole, one = sessions.run(sessions.open(plan, "float16"), image)
@@ -109,14 +127,16 @@ def test_a_budget_that_is_too_small(sessions):
 
 PUBLISHED = {
     "nafnet": dict(width=8, encoder_blocks=(1,), middle_blocks=1, decoder_blocks=(1,)),
+    "nafnet local": dict(width=8, encoder_blocks=(1,), middle_blocks=1, decoder_blocks=(1,), local=6),
     "restormer": dict(width=8, blocks=(1, 1, 1, 1), refinement_blocks=1, heads=(1, 1, 1, 1)),
     "swinir": dict(width=12, blocks=(2,), heads=(2,)),
 }
 
 
 def randomised(name, config):
+    """name: of the architecture, and what else tells it from others."""
     torch.manual_seed(1)
-    model = fr.create(name, **config).eval()
+    model = fr.create(name.split()[0], **config).eval()
     for parameter in model.parameters():  # some begin at 0, and would hide what they multiply
         with torch.no_grad():
             parameter.add_(0.05 * torch.randn_like(parameter))
@@ -196,6 +216,8 @@ def test_the_ways_are_told(sessions):
 FUSED = {
     "nafnet": (dict(width=32, encoder_blocks=(1,), middle_blocks=1, decoder_blocks=(1,)),
                {"gated_front": 3, "gated_back": 3, "mean": 3}, "layer_norm"),
+    "nafnet local": (dict(width=32, encoder_blocks=(1,), middle_blocks=1, decoder_blocks=(1,), local=6),
+                     {"gated_front": 3, "gated_back": 3, "local_mean": 3}, "layer_norm"),
     "restormer": (dict(width=16, blocks=(1, 1, 1, 1), refinement_blocks=1, heads=(1, 1, 2, 2)),
                   {"folded_mix": 8, "partial_gram": 8}, "mix"),
 }  # fmt: skip
@@ -306,10 +328,14 @@ def off(actual, exact):
     return np.sqrt(np.square(actual.astype(np.float64) - exact).mean())
 
 
+NETWORKS_OF_STREAMS = {"recurrent-unet": dict(width=16, depth=1), "fusion-unet": {}}
+
+
 @pytest.mark.parametrize(("precision", "most"), [("float32", 1e-5), ("float16", 2e-3)])
-def test_streams_and_bursts_on_a_gpu(on_gpu, precision, most):
+@pytest.mark.parametrize("name", NETWORKS_OF_STREAMS)
+def test_streams_and_bursts_on_a_gpu(on_gpu, name, precision, most):
     """A recurrent network and its fusion are plans: as on the CPU, state and all, and to be resumed."""
-    model = streams.create("recurrent-unet", width=16, depth=1)
+    model = streams.create(name, **NETWORKS_OF_STREAMS[name])
     frames = list(streams.clip(2, height=21, width=26, dtype=np.float32))
     restorer, cpu = fr.Restorer(model, device="cuda", precision=precision), fr.Restorer(model, threads=1)
     session, resumed, wanted = Stream(restorer), Stream(restorer), list(cpu.stream(frames, sigma=12, clip=False))
@@ -334,10 +360,10 @@ def test_a_burst_network_on_a_gpu(on_gpu):
     assert np.abs(ours.astype(int) - theirs).max() <= 1
 
 
-def test_a_step_that_a_gpu_has_no_kernels_for_is_refused(on_gpu):
-    restorer = fr.Restorer(streams.create("fusion-unet"), device="cuda")
-    with pytest.raises(DeviceError, match="on the cpu only"):
-        next(restorer.stream(streams.clip(1, height=21, width=26), sigma=12))
+def test_a_gpu_before_ampere_is_refused(sessions):
+    sessions.module.set_device(**{**emulated.RTX, "capability": 75}, seed=1)
+    with pytest.raises(RuntimeError, match=r"no usable CUDA device: its compute capability is 7\.5"):
+        sessions.open(engine.compile(NETWORKS["dncnn"]))
 
 
 def test_without_a_gpu_the_error_says_so():

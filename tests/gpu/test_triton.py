@@ -13,12 +13,13 @@ import torch
 import torch.nn.functional as F
 
 from fastrestore.ops.channel_attention import reference as plain_channel_attention
+from fastrestore.ops.local_mean import reference as plain_means
 from fastrestore.ops.window_attention import reference as plain_attention
 from fastrestore.triton import available
 
 pytestmark = pytest.mark.skipif(not available(), reason="Triton is not installed")
-NAMES = ("channel_attention", "conv2d", "depthwise", "gated_block", "layer_norm", "pixel_shuffle", "statistics",
-         "tiles", "window_attention")  # fmt: skip
+NAMES = ("channel_attention", "conv2d", "depthwise", "gated_block", "layer_norm", "local_mean", "pixel_shuffle",
+         "statistics", "tiles", "window_attention")  # fmt: skip
 HALVES = [torch.float16, torch.bfloat16]
 TYPES = [torch.float32, *HALVES]
 # The interpreter cuts float32 to bfloat16 instead of rounding it: twice the error of one rounding.
@@ -238,6 +239,15 @@ def test_means_over_the_picture(kernels, height, width, dtype):
     assert_close(y, x.double().mean((1, 2)), dtype)
 
 
+@pytest.mark.parametrize("dtype", TYPES, ids=str)
+@pytest.mark.parametrize(("height", "width", "side"), [(9, 70, 4), (9, 70, 30), (1, 1, 3)])
+def test_means_over_windows(kernels, height, width, side, dtype):
+    x, y = sample((2, height, width, 35), dtype), poisoned((2, height, width, 35), dtype)
+    kernels.local_mean.local_mean(x, y, side)
+    exact = plain_means(x.double().permute(0, 3, 1, 2), side).permute(0, 2, 3, 1)
+    assert_close(y, exact, dtype)
+
+
 def weights_of(dtype, *shapes):
     """Weights [outputs, inputs] or [9, channels], and a bias for each."""
     of = [(sample(s, seed=n) / (9 if s[0] == 9 else s[1]) ** 0.5).to(dtype) for n, s in enumerate(shapes, 10)]
@@ -378,7 +388,8 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 from fastrestore.triton import (
-    channel_attention, conv2d, depthwise, gated_block, layer_norm, pixel_shuffle, statistics, tiles, window_attention)
+    channel_attention, conv2d, depthwise, gated_block, layer_norm, local_mean, pixel_shuffle, statistics, tiles,
+    window_attention)
 
 def compiled(kernel, capability, pointers, constants, floats=(), warps=4):
     names = kernel.arg_names
@@ -428,6 +439,8 @@ for capability in map(int, sys.argv[1:]):
     compiled(layer_norm.gate_kernel, capability, half("x", "y"), dict(GELU=True, BLOCK=1024))
     compiled(statistics.sums_kernel, capability, half("x") | full("sums"), dict(BLOCK_PIXELS=64, BLOCK_CHANNELS=64))
     compiled(statistics.mean_kernel, capability, half("y") | full("sums"), dict(BLOCK_PARTS=32, BLOCK_CHANNELS=64))
+    compiled(local_mean.window_means_kernel, capability, half("x") | full("y"),
+             dict(RUN=64, BLOCK_LINES=8, BLOCK_CHANNELS=32))
     compiled(pixel_shuffle.kernel, capability, half("x", "y"), dict(R=2, PACK=False, BLOCK=1024))
     compiled(tiles.gather_kernel, capability, {"picture": "*u8", "y": "*fp16"}, dict(EDGE=1, TOP=255.0, BLOCK=1024))
     compiled(tiles.blend_kernel, capability, {"x": "*fp16", "sums": "*fp32"}, dict(BLOCK=1024))
@@ -445,7 +458,7 @@ def test_compiles_ahead_of_time(tmp_path):
     assert done.returncode == 0, done.stderr[-2000:]
     assert "left: [{'BLOCK_PIXELS': 128, 'BLOCK_OUT': 16, 'BLOCK_IN': 16}]" in done.stdout
     rows = re.findall(r"^(\d+) ([\w.]+) (\d+) (\d+)$", done.stdout, re.MULTILINE)
-    assert len(rows) == 4 * 17
+    assert len(rows) == 4 * 18
     multiplying = {"conv2d.kernel", "conv2d.transposed_kernel", "window_attention.kernel",
                    "channel_attention.gram_kernel", "channel_attention.mix_kernel", "gated_block.front_kernel",
                    "gated_block.back_kernel"}  # fmt: skip
