@@ -166,7 +166,7 @@ const Node& Graph::at(int node) const {
 
 bool has_poles(const Node& node) {
   if (node.op == Op::combine) return node.formula == Formula::divide;
-  if (node.op != Op::activate) return false;
+  if (node.op != Op::activate && node.op != Op::gate) return false;
   switch (node.curve.curve) {
     case Curve::exp:
     case Curve::log:
@@ -181,7 +181,7 @@ bool has_poles(const Node& node) {
 
 bool compares(const Node& node) {
   return (node.op == Op::combine && node.formula == Formula::above) ||
-         (node.op == Op::activate && node.curve.curve == Curve::above);
+         ((node.op == Op::activate || node.op == Op::gate) && node.curve.curve == Curve::above);
 }
 
 int64_t extent(const Node& node, Axis axis, int64_t side) {

@@ -2,6 +2,7 @@
 stay; these functions run them, fused where our kernels apply."""
 
 from fastrestore.layers import reach
+from fastrestore.layers.follow import follow
 from fastrestore.layers.fused import chain, channel_attention, conv2d, conv_transpose2d, layer_norm, window_attention
 from fastrestore.layers.norm import ChannelNorm
 from fastrestore.layers.padding import pad_to_multiple
@@ -9,7 +10,6 @@ from fastrestore.layers.recurrent import ConvGRU, ConvLSTM
 from fastrestore.layers.residual import ResidualBlock
 from fastrestore.layers.sigma import sigma_map
 from fastrestore.layers.state import State, carried
-from fastrestore.layers.warp import warp
 
 __all__ = [
     "ChannelNorm",
@@ -22,10 +22,10 @@ __all__ = [
     "channel_attention",
     "conv2d",
     "conv_transpose2d",
+    "follow",
     "layer_norm",
     "pad_to_multiple",
     "reach",
     "sigma_map",
-    "warp",
     "window_attention",
 ]

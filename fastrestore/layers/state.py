@@ -5,7 +5,7 @@ from typing import NamedTuple
 import torch.nn.functional as F
 from torch import Tensor
 
-from fastrestore.layers.warp import warp
+from fastrestore.layers.follow import follow
 
 
 class State(NamedTuple):
@@ -23,4 +23,4 @@ def carried(state: State, flow: Tensor) -> State:
     hidden = state.hidden
     bottom, right = 2 * hidden.shape[2] - flow.shape[2], 2 * hidden.shape[3] - flow.shape[3]
     padded = F.pad(flow, (0, right, 0, bottom), mode="replicate")
-    return State(warp(state.frame, flow, "bicubic"), warp(hidden, F.avg_pool2d(padded, 2) / 2))
+    return State(follow(state.frame, flow, "bicubic"), follow(hidden, F.avg_pool2d(padded, 2) / 2))

@@ -2,8 +2,8 @@
 
 WAYS says what is tried, row by row; the first that holds and whose kernels are there is taken.  torch's own operators
 serve whatever no row holds.  FASTRESTORE_GPU=cuda|triton|torch allows that way only (and torch's, where it does not
-serve).  The CUDA kernels begin with compute capability 8.0, for which they are compiled.  Above 96 channels a convolution goes to cuDNN, which reads its input from cache there and is hard to beat:
-a judgement from counting bytes, not a measurement.
+serve).  The CUDA kernels are compiled for compute capability 8.0 and later.  Above 96 channels a convolution goes to
+cuDNN, which reads its input from cache there and is hard to beat: a judgement from counting bytes, not a measurement.
 """
 
 import os

@@ -1,6 +1,7 @@
 """act(conv(x, weight) + bias [+ residual]) * scale [+ residual] as an implicit matrix product; transposed, too."""
 
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import triton
 import triton.language as tl
@@ -30,6 +31,24 @@ class Epilogue(NamedTuple):
         """What a kernel is told of it."""
         added = 0 if residual is None else 1 if self.residual_first else 2
         return {"HAS_BIAS": bias is not None, "RESIDUAL": added, "GELU": self.gelu}
+
+
+def launch(
+    kernel: Any,
+    grid: Any,
+    tensors: Sequence[Tensor | None],
+    sizes: Sequence[int],
+    epilogue: Epilogue,
+    geometry: Sequence[tuple[int, int]],
+    **constants: int | bool,
+) -> None:
+    """Launches a convolution's kernel.  tensors: x, weight, bias, residual and y; geometry: kernel, stride, ..."""
+    x, weight, bias, residual, y = tensors
+    kernel[grid](
+        x, weight, x if bias is None else bias, x if residual is None else residual, y,
+        *sizes, epilogue.slope, epilogue.scale, *(side for pair in geometry for side in pair),
+        **constants, **epilogue.constants(bias, residual),
+    )  # fmt: skip
 
 
 @triton.jit
@@ -182,14 +201,10 @@ def conv2d(
     def grid(sizes: dict[str, int]) -> tuple[int]:
         return (triton.cdiv(pixels, sizes["BLOCK_PIXELS"]) * triton.cdiv(out_channels, sizes["BLOCK_OUT"]),)
 
-    tuned_kernel[grid](
-        x, weight, x if bias is None else bias, x if residual is None else residual, y,
-        pixels, height, width, out_height, out_width, in_channels, out_channels, epilogue.slope, epilogue.scale,
-        *kernel_size, *stride, *padding, *dilation,
-        EDGE=EDGES[edge],
-        WIDEN=widens(x.dtype),
-        **epilogue.constants(bias, residual),
-    )  # fmt: skip
+    sizes = (pixels, height, width, out_height, out_width, in_channels, out_channels)
+    geometry = (kernel_size, stride, padding, dilation)
+    tensors = (x, weight, bias, residual, y)
+    launch(tuned_kernel, grid, tensors, sizes, epilogue, geometry, EDGE=EDGES[edge], WIDEN=widens(x.dtype))
 
 
 def conv_transpose2d(
@@ -215,10 +230,6 @@ def conv_transpose2d(
         blocks = triton.cdiv(pixels, sizes["BLOCK_PIXELS"]) * triton.cdiv(out_channels, sizes["BLOCK_OUT"])
         return blocks, stride[0] * stride[1]
 
-    tuned_transposed[grid](
-        x, weight, x if bias is None else bias, x if residual is None else residual, y,
-        n, height, width, out_height, out_width, in_channels, out_channels, epilogue.slope, epilogue.scale,
-        *kernel_size, *stride, *padding,
-        WIDEN=widens(x.dtype),
-        **epilogue.constants(bias, residual),
-    )  # fmt: skip
+    sizes = (n, height, width, out_height, out_width, in_channels, out_channels)
+    tensors, geometry = (x, weight, bias, residual, y), (kernel_size, stride, padding)
+    launch(tuned_transposed, grid, tensors, sizes, epilogue, geometry, WIDEN=widens(x.dtype))

@@ -5,7 +5,7 @@ import triton.language as tl
 from torch import Tensor
 
 from fastrestore.triton.common import EDGES, edge_pixel, tuned
-from fastrestore.triton.conv2d import Epilogue, finish
+from fastrestore.triton.conv2d import Epilogue, finish, launch
 
 CONFIGS = (
     {"BLOCK_PIXELS": 64, "BLOCK_CHANNELS": 32, "num_warps": 4, "num_stages": 2},
@@ -77,10 +77,5 @@ def depthwise(
     def grid(sizes: dict[str, int]) -> tuple[int]:
         return (triton.cdiv(pixels, sizes["BLOCK_PIXELS"]) * triton.cdiv(channels, sizes["BLOCK_CHANNELS"]),)
 
-    tuned_kernel[grid](
-        x, weight, x if bias is None else bias, x if residual is None else residual, y,
-        pixels, height, width, out_height, out_width, channels, epilogue.slope, epilogue.scale,
-        *kernel_size, *stride, *padding, *dilation,
-        EDGE=EDGES[edge],
-        **epilogue.constants(bias, residual),
-    )  # fmt: skip
+    sizes, geometry = (pixels, height, width, out_height, out_width, channels), (kernel_size, stride, padding, dilation)
+    launch(tuned_kernel, grid, (x, weight, bias, residual, y), sizes, epilogue, geometry, EDGE=EDGES[edge])

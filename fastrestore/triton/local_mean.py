@@ -26,7 +26,7 @@ def window_means_kernel(
     channel = tl.program_id(1) * BLOCK_CHANNELS + tl.arange(0, BLOCK_CHANNELS)
     groups = tl.cdiv(lines, BLOCK_LINES)
     line = tl.program_id(0) % groups * BLOCK_LINES + tl.arange(0, BLOCK_LINES)
-    first = tl.program_id(0) // groups % runs * RUN
+    first = tl.program_id(0) // groups % runs * RUN + tl.zeros((BLOCK_LINES,), tl.int32)  # of every line
     image = (tl.program_id(0) // groups // runs).to(tl.int64)
     held = (line < lines)[:, None] & (channel < channels)
     place = image * image_pitch + line.to(tl.int64)[:, None] * line_pitch + channel
@@ -36,19 +36,24 @@ def window_means_kernel(
     begin = tl.minimum(tl.maximum(first - (side - 1) // 2, 0), most)
     sum = tl.zeros((BLOCK_LINES, BLOCK_CHANNELS), tl.float32)
     rest = tl.zeros((BLOCK_LINES, BLOCK_CHANNELS), tl.float32)
-    for i in range(begin, begin + side):
-        value = tl.load(source + i.to(tl.int64) * pixel_pitch, mask=held, other=0.0)
+    for i in range(0, side):
+        value = tl.load(source + (begin + i).to(tl.int64)[:, None] * pixel_pitch, mask=held, other=0.0)
         sum, rest = _added(sum, rest, value.to(tl.float32))
-    for pixel in range(first, tl.minimum(first + RUN, length)):
+    for i in range(0, RUN):
+        pixel = first + i
         # The window moves by one pixel or, at an edge, not at all.
-        moves = tl.minimum(tl.maximum(pixel - (side - 1) // 2, 0), most) > begin
-        passed = held & moves
-        enter = tl.load(source + (begin + side).to(tl.int64) * pixel_pitch, mask=passed, other=0.0).to(tl.float32)
-        leave = tl.load(source + begin.to(tl.int64) * pixel_pitch, mask=passed, other=0.0).to(tl.float32)
-        sum, rest = _added(sum, rest, enter)
-        sum, rest = _added(sum, rest, -leave)
-        begin += moves.to(tl.int32)
-        tl.store(target + pixel.to(tl.int64) * pixel_pitch, ((sum + rest) / side).to(y.dtype.element_ty), mask=held)
+        moves = tl.minimum(tl.maximum(pixel - (side - 1) // 2, 0), most) - begin
+        passed = held & (moves > 0)[:, None]
+        enter = source + (begin + side).to(tl.int64)[:, None] * pixel_pitch
+        leave = source + begin.to(tl.int64)[:, None] * pixel_pitch
+        sum, rest = _added(sum, rest, tl.load(enter, mask=passed, other=0.0).to(tl.float32))
+        sum, rest = _added(sum, rest, -tl.load(leave, mask=passed, other=0.0).to(tl.float32))
+        begin += moves
+        tl.store(
+            target + pixel.to(tl.int64)[:, None] * pixel_pitch,
+            ((sum + rest) / side).to(y.dtype.element_ty),
+            mask=held & (pixel < length)[:, None],
+        )
 
 
 def local_mean(x: Tensor, y: Tensor, side: int) -> None:

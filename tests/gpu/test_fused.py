@@ -171,10 +171,11 @@ def test_a_mixture_becomes_part_of_a_projection(machine, heads, n, out, dtype):
 
 
 def test_what_a_device_has_no_room_for(module):
-    """The fused block of 128 channels and more takes more shared memory than a small card's blocks have."""
+    """The fused block of 128 channels and more takes more shared memory than a small card's blocks have, that of 512
+    more than Ampere's."""
     for device, channels, fits in (
-        (H100, 256, True), (A100, 256, True), (H100, 128, True), (RTX, 128, False), (RTX, 64, True), (H100, 512, False),
-        (H100, 48, False)):  # fmt: skip
+        (H100, 256, True), (A100, 256, True), (H100, 128, True), (RTX, 128, False), (RTX, 64, True), (H100, 512, True),
+        (A100, 512, False), (H100, 1024, False), (H100, 48, False)):  # fmt: skip
         module.set_device(**device, seed=1)
         assert module.cuda.gated_block_supports("float16", channels) is fits
     assert not module.cuda.gated_block_supports("float32", 64)

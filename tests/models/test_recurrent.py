@@ -5,7 +5,7 @@ import torch
 
 from fastrestore import models
 from fastrestore.errors import ModelError
-from fastrestore.layers import State, carried, warp
+from fastrestore.layers import State, carried, follow
 
 CASES = {
     "fusion-unet": {"widths": (4, 6), "blocks": 1, "hidden": 4},
@@ -138,11 +138,11 @@ def test_a_carried_state_lies_where_the_content_went():
     assert not moved.hidden[..., 11:].any()
 
 
-def test_warp_between_pixels_is_their_mean():
+def test_following_between_pixels_is_their_mean():
     x = torch.rand(1, 1, 6, 6)
     flow = torch.zeros(1, 2, 6, 6)
     flow[:, 0] = 0.5
-    torch.testing.assert_close(warp(x, flow)[..., :5], (x[..., :5] + x[..., 1:]) / 2)
+    torch.testing.assert_close(follow(x, flow)[..., :5], (x[..., :5] + x[..., 1:]) / 2)
 
 
 def test_fusion_is_for_noise():

@@ -1,11 +1,11 @@
-"""Features of one frame carried to where their content lies in the next."""
+"""Features of one frame carried to where their content lies in the next; ops.warp repeats the edges instead."""
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 
-def warp(x: Tensor, flow: Tensor, mode: str = "bilinear") -> Tensor:
+def follow(x: Tensor, flow: Tensor, mode: str = "bilinear") -> Tensor:
     """x at each pixel's position plus its flow; zero for what lies outside.
 
     x: [N, C, H, W].  flow: [N, 2, H, W], along x and y in pixels.  mode: bilinear, or bicubic, which keeps detail over
