@@ -215,6 +215,18 @@ def test_equal_values_are_not_above_one_another_in_bfloat16():
     np.testing.assert_array_equal(engine.compile(net, precision="bfloat16").session().run(image, clip=False), plain)
 
 
+def test_what_masks_a_product_is_not_rounded_in_bfloat16():
+    """0.501 is above 0.5, though a convolution reads the product; as bfloat16 it would be 0.5."""
+    net = Net(lambda x, a, b: (lambda y: x + b(y * (y > 0.5)))(a(x)), conv(3, 3, 1), conv(3, 3, 1))
+    for module, bias in zip(net.parts, (1e-3, 0.0), strict=True):
+        nn.init.dirac_(module.weight)
+        nn.init.constant_(module.bias, bias)
+    image = np.full((8, 9, 3), 0.5, np.float32)
+    np.testing.assert_allclose(
+        engine.compile(net, precision="bfloat16").session().run(image, clip=False), 1.0, atol=5e-3
+    )
+
+
 def test_edges_of_roots_and_logarithms_are_torchs():
     values = np.array([np.nan, np.inf, -np.inf, -0.0, 0.0, 1e30, -1e30, 1e-40, -1, 1, -0.5, 100], np.float32)
     image = np.repeat(values.reshape(3, 4, 1), 3, 2)

@@ -5,7 +5,7 @@
 namespace fr {
 namespace {
 
-bool is_delicate(const Node& node) { return has_poles(node) || compares(node); }
+bool is_delicate(const Node& node) { return has_poles(node) || compares(node, 0); }
 
 // What is done on tensor cores.
 bool multiplies_matrices(const Node& node) {
@@ -21,8 +21,8 @@ std::vector<cuda::Type> cuda_types(const Graph& graph, cuda::Type type) {
   if (std::none_of(nodes.begin(), nodes.end(), is_delicate)) return types;
   std::vector<bool> compared(nodes.size(), false);
   for (const Node& node : nodes)
-    if (compares(node))
-      for (const int input : node.inputs) compared[static_cast<size_t>(input)] = true;
+    for (size_t i = 0; i < node.inputs.size(); ++i)
+      if (compares(node, i)) compared[static_cast<size_t>(node.inputs[i])] = true;
   std::vector<bool> leads(nodes.size(), false);    // to a result without a convolution between
   std::vector<bool> narrows(nodes.size(), false);  // to a convolution, without a delicate node between
   for (size_t n = nodes.size(); n-- > 0;) {

@@ -15,7 +15,7 @@ bool is_convolution(const Node& node) { return node.op == Op::conv2d || node.op 
 bool reads_levels(const Node& reader, size_t which, bool last) {
   if (is_residual(reader, which)) return true;
   if (!is_convolution(reader))
-    return reader.fold == 0 && !reader.whole && reader.op != Op::local_mean && !compares(reader);
+    return reader.fold == 0 && !reader.whole && reader.op != Op::local_mean && !compares(reader, which);
   return reader.op == Op::conv2d && reader.conv.groups == 1 && !last && int8_sums_fit(reader.conv);
 }
 

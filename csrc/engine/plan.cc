@@ -209,8 +209,8 @@ void Plan::choose_elements() {
   // differ.
   std::vector<bool> pinned(count, false);
   for (const Node& node : graph_.nodes())
-    if (node.op == Op::warp || compares(node))
-      for (int input : node.inputs) pinned[static_cast<size_t>(input)] = true;
+    for (size_t i = 0; i < node.inputs.size(); ++i)
+      if (node.op == Op::warp || compares(node, i)) pinned[static_cast<size_t>(node.inputs[i])] = true;
   std::vector<bool> leads(count, false);  // to a result without another convolution
   std::vector<bool> keep(count, true);    // float32, unless a consumer that comes later says otherwise
   for (size_t n = count; n-- > 0;) {

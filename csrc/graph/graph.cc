@@ -179,9 +179,10 @@ bool has_poles(const Node& node) {
   }
 }
 
-bool compares(const Node& node) {
+bool compares(const Node& node, size_t which) {
+  const bool curved = node.op == Op::activate || node.op == Op::gate;
   return (node.op == Op::combine && node.formula == Formula::above) ||
-         ((node.op == Op::activate || node.op == Op::gate) && node.curve.curve == Curve::above);
+         (curved && which == 0 && node.curve.curve == Curve::above);
 }
 
 int64_t extent(const Node& node, Axis axis, int64_t side) {

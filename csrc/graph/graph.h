@@ -117,7 +117,7 @@ struct Node {
 
 // Whether a node divides or takes roots or logarithms, which makes some finite values infinite or NaN.
 bool has_poles(const Node& node);
-bool compares(const Node& node);  // whether values are 1 or 0, by which of two is greater
+bool compares(const Node& node, size_t which);  // input `which`: whether it is greater than something
 
 // How many rows or columns node `node` has when the picture has `side` of them.
 int64_t extent(const Node& node, Axis axis, int64_t side);

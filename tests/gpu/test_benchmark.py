@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from fastrestore import ops
+
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "gpu.py"
 
 
@@ -15,7 +17,11 @@ def script():
     spec = importlib.util.spec_from_file_location("gpu_benchmark", SCRIPT)
     module = importlib.util.module_from_spec(spec)
     sys.modules["gpu_benchmark"] = module  # dataclasses look there
-    spec.loader.exec_module(module)
+    sys.path.append(str(SCRIPT.parent))  # for its cases
+    try:
+        spec.loader.exec_module(module)
+    finally:
+        sys.path.remove(str(SCRIPT.parent))
     return module
 
 
@@ -90,4 +96,4 @@ def test_fused_convolutions_are_torchs(script):
         dict(activation="none", slope=0.0, scale=0.5, residual_first=False),
     ):
         ours = script.joined_conv2d(x, weight, bias, residual, **shape, **options)
-        torch.testing.assert_close(ours, script.ops.conv2d(x, weight, bias, residual, **shape, **options))
+        torch.testing.assert_close(ours, ops.conv2d(x, weight, bias, residual, **shape, **options))

@@ -9,9 +9,11 @@ import torch
 from gpu import emulated
 from gpu.test_convolution import check
 from gpu.test_fused import front, relative
+from gpu.test_values import check_traces
 from gpu.test_window_attention import run
 
 CONV3X3, TMA, ATTENTION, GATED = "conv3x3.cu", "conv3x3_tma.cu", "window_attention.cu", "gated_block.cu"
+MEANS = "local_mean.cu"
 WRONG = r"\d"  # what is written of the error of a result
 NO_SWIZZLE = """template <int kChunks>
 struct Plain {
@@ -45,6 +47,8 @@ BUGS = {
         "true ? pack2",
         WRONG,
     ),
+    "windows that leave the picture": (MEANS, "begin > most ? most : begin", "begin", "read out of bounds"),
+    "no compensation": (MEANS, "(sums.sum.v[i] + sums.rest.v[i])", "sums.sum.v[i]", WRONG),
     "no swizzle": (ATTENTION, "// kDepth: channels", NO_SWIZZLE, "bank conflicts"),
 }
 
@@ -56,6 +60,8 @@ def noticed_by(module: Path, name: str) -> str:
         if name == ATTENTION:
             y, exact, counts = run(machine, torch.float16, (1, 16, 8), 2, 16, 8, 4)
             assert (error := relative(y, exact)) < 1e-3, f"{error:.2g}"
+        elif name == MEANS:
+            counts = check_traces(machine)
         elif name == GATED:
             y, _, exact, counts = front(machine, torch.float16, 9, 17, 32)
             assert (error := relative(y, exact)) < 2.5e-3, f"{error:.2g}"
@@ -89,7 +95,7 @@ def test_planted_bugs_are_noticed(bug, apart, tmp_path):
     assert re.search(noticed, apart(noticed_by, emulated.build(changed), name))
 
 
-@pytest.mark.parametrize("name", [CONV3X3, TMA, ATTENTION, GATED])
+@pytest.mark.parametrize("name", [CONV3X3, TMA, ATTENTION, GATED, MEANS])
 def test_the_kernels_themselves_pass_the_same_checks(name, apart):
     if reason := emulated.missing():
         pytest.skip(reason)
