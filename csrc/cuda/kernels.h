@@ -149,11 +149,10 @@ void layer_norm(Type type, const LayerNorm& norm, const ConstImages& x, const Ex
 // y[c] = act(x[c]) * x[c + out.channels]; act is the identity (NAFNet's gate) or gelu (Restormer's).
 void gate(Type type, bool gelu, const ConstImages& x, const Extent& out, const Images& y, Stream stream);
 
-// NAFNet's block in two kernels, of float16 or bfloat16, around the means that it needs: with y = x +
-// project(g * scale) and g = gate(depthwise(expand(norm(x)))), where gate(a, b) = a * b and depthwise is 3x3 with zeros
-// around, the block is y + contract(gate(expand(norm(y)))). The norms are plain: what they scale and shift by is part
-// of the weights and biases that follow. Weights are packed; channels are 32, 64, 128,
-// 256 or 512, which takes 224 KiB of shared memory.
+// NAFNet's block in two kernels, of float16 or bfloat16, around the mean that it needs: with y = x + project(g * scale)
+// and g = gate(depthwise(expand(norm(x)))), where gate(a, b) = a * b and depthwise is 3x3 with zeros around, the block
+// is y + contract(gate(expand(norm(y)))). The norms are plain: what they scale and shift by is part of the weights and
+// biases that follow. Weights are packed; channels are 32, 64, 128, 256 or 512.
 struct GatedFront {
   float epsilon = 0.0f;                                           // of the norm
   const void *expand = nullptr, *depthwise = nullptr;             // to 2 * channels, and of them
@@ -182,10 +181,10 @@ struct PixelOperand {
   bool one_channel = false, one_pixel = false;
 };
 
-// fill: scale_a; copy: a, into channels [first, first + out.channels) of y, whose other channels stay, but for those up
-// to the next multiple of 8 that become 0 if this `ends` the pixel; add: scale_a * a
-// + scale_b * b; multiply: a * b; combine: the formula of a and b; gate: the curve of a, times b; affine: a * table[c]
-// + table[channels + c]; activate: the curve of a, with slopes table[c] for prelu.
+// fill: scale_a; copy: a, into channels [first, first + out.channels) of y, whose other channels stay, but that those
+// up to the next multiple of 8 become 0 if this `ends` the pixel; add: scale_a * a + scale_b * b; multiply: a * b;
+// combine: the formula of a and b; gate: the curve of a, times b; affine: a * table[c] + table[channels + c]; activate:
+// the curve of a, with slopes table[c] for prelu.
 struct PixelOperation {
   enum Kind : int32_t { fill, copy, add, multiply, combine, gate, affine, activate };
   Kind kind = copy;
@@ -215,7 +214,7 @@ void channel_pool(Type type, Pool kind, const ConstImages& x, const Extent& in, 
 // As kernels/local_mean says which window: its mean by channel, a window being no larger than the image. sums: float32
 // [images][height][width][channels, rounded up to a multiple of 8], for the means along columns. Sums are compensated:
 // whatever the window, each of the two means is within 2^-23 of the mean of the magnitudes, and what enters a window
-// and leaves it again leaves no trace. NaN and infinities may reach up to 64 pixels further than the window does.
+// and leaves it again leaves next to no trace. NaN and infinities may reach up to 64 pixels further than the window.
 void local_mean(Type type, int64_t side, const ConstImages& x, const Extent& in, float* sums, const Images& y,
                 Stream stream);
 

@@ -175,13 +175,12 @@ __global__ void __launch_bounds__(kThreads) pointwise_kernel(const Params p) {
   }
 
   T* const to = pixel_at<T>(p.y, at[0], at[1], at[2]) + operation.first + channel;
-  const int64_t past = operation.first + channel + valid;  // the channel after the last
   if (operation.kind == PixelOperation::copy && (operation.first % 8 != 0 || (valid < 8 && !operation.ends))) {
 #pragma unroll
     for (int i = 0; i < 8; ++i)
       if (i < valid) global_store(to + i, from_float<T>(v.v[i]));
     if (operation.ends && channel + valid == p.out.channels)
-      for (int64_t i = past; i % 8 != 0; ++i) global_store(to + valid + (i - past), from_float<T>(0.0f));
+      for (int i = valid; (operation.first + channel + i) % 8 != 0; ++i) global_store(to + i, from_float<T>(0.0f));
     return;
   }
 #pragma unroll
