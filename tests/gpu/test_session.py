@@ -351,6 +351,16 @@ def test_streams_and_bursts_on_a_gpu(on_gpu, name, precision, most):
         assert off(burst, theirs) < most
 
 
+@pytest.mark.parametrize("precision", ["float16", "bfloat16"])
+def test_a_named_model_restores_a_stream_on_a_gpu(on_gpu, precision):
+    """With trained weights 16 bits stay above the 50 dB at which a precision is offered."""
+    frames = list(streams.clip(2, height=24, width=32, dtype=np.float32))
+    wanted = list(fr.Restorer("denoise-rnn", threads=1).stream(frames, sigma=12, clip=False))
+    ours = list(fr.Restorer("denoise-rnn", device="cuda", precision=precision).stream(frames, sigma=12, clip=False))
+    for mine, theirs in zip(ours, wanted, strict=True):
+        assert fr.metrics.psnr(mine, theirs) > 50
+
+
 def test_a_burst_network_on_a_gpu(on_gpu):
     """Its shots by the plan, their fusion over torch, wherever that computes."""
     model = fr.create("burst-unet", widths=(16, 16), blocks=1, width=16)
