@@ -23,7 +23,8 @@ struct Sums {
 
 // An image seen along one of its axes: `length` pixels of lines, `step` values apart; the lines are `lines` apart.
 struct Axis {
-  int64_t length, step, lines;
+  int length;
+  int64_t step, lines;
 };
 
 struct Params {
@@ -31,7 +32,8 @@ struct Params {
   void* to;
   Axis in, out;
   int64_t in_image, out_image;  // from image to image
-  int64_t images, lines, side, channels;
+  int64_t images, lines, channels;
+  int side;
 };
 
 template <class From, class To>
@@ -42,20 +44,21 @@ __global__ void __launch_bounds__(kThreads) window_means_kernel(const Params p) 
   index /= chunks;
   const int64_t line = index % p.lines;
   index /= p.lines;
-  const int64_t first = index % runs * kRun, n = index / runs;
+  const int64_t n = index / runs;
   if (n >= p.images) return;
+  const int first = static_cast<int>(index - n * runs) * kRun;
   const From* const from = static_cast<const From*>(p.from) + n * p.in_image + line * p.in.lines + chunk * 8;
   To* const to = static_cast<To*>(p.to) + n * p.out_image + line * p.out.lines + chunk * 8;
-  const int64_t last = first + kRun < p.in.length ? first + kRun : p.in.length;
-  const auto begin_of = [&](int64_t pixel) {
-    const int64_t begin = pixel - (p.side - 1) / 2, most = p.in.length - p.side;
+  const int last = first + kRun < p.in.length ? first + kRun : p.in.length;
+  const auto begin_of = [&](int pixel) {
+    const int begin = pixel - (p.side - 1) / 2, most = p.in.length - p.side;
     return begin < 0 ? 0 : begin > most ? most : begin;
   };
-  int64_t begin = begin_of(first);
+  int begin = begin_of(first);
   Sums sums;
 #pragma unroll 4
-  for (int64_t i = begin; i < begin + p.side; ++i) sums.add(load8(from + i * p.in.step), 1.0f);
-  for (int64_t pixel = first; pixel < last; ++pixel) {
+  for (int i = begin; i < begin + p.side; ++i) sums.add(load8(from + i * p.in.step), 1.0f);
+  for (int pixel = first; pixel < last; ++pixel) {
     if (begin_of(pixel) > begin) {
       sums.add(load8(from + (begin + p.side) * p.in.step), 1.0f);
       sums.add(load8(from + begin * p.in.step), -1.0f);
@@ -82,27 +85,21 @@ void local_mean(Type type, int64_t side, const ConstImages& x, const Extent& in,
   check_images(x, in, "local_mean: x");
   check_images(y, in, "local_mean: y");
   require(side >= 1 && sums != nullptr, "local_mean: a window without pixels, or sums that are null");
+  const int height = static_cast<int>(in.height), width = static_cast<int>(in.width);
   const int64_t pitch = round_up(in.channels, 8), row = in.width * pitch, image = in.height * row;
   const Params columns{x.data,
                        sums,
-                       {in.height, x.row_pitch, x.pixel_pitch},
-                       {in.height, row, pitch},
+                       {height, x.row_pitch, x.pixel_pitch},
+                       {height, row, pitch},
                        x.image_pitch,
                        image,
                        in.images,
                        in.width,
-                       std::min(side, in.height),
-                       in.channels};
-  const Params rows{sums,
-                    y.data,
-                    {in.width, pitch, row},
-                    {in.width, y.pixel_pitch, y.row_pitch},
-                    image,
-                    y.image_pitch,
-                    in.images,
-                    in.height,
-                    std::min(side, in.width),
-                    in.channels};
+                       in.channels,
+                       static_cast<int>(std::min(side, in.height))};
+  const Params rows{
+      sums,      y.data,    {width, pitch, row}, {width, y.pixel_pitch, y.row_pitch},       image, y.image_pitch,
+      in.images, in.height, in.channels,         static_cast<int>(std::min(side, in.width))};
   with_type(type, [&](auto t) {
     window_means<decltype(t), float>(columns, stream);
     window_means<float, decltype(t)>(rows, stream);

@@ -37,7 +37,7 @@ bool is_convolution(const Node& node) { return node.op == Op::conv2d || node.op 
 bool is_given(const Node& node) { return node.op == Op::input || node.op == Op::state || node.op == Op::sigma_plane; }
 
 // What is computed by kernels that read each input in the type that it has.
-bool is_pointwise(const Node& node) {
+bool reads_any_type(const Node& node) {
   return node.op == Op::concat || node.op == Op::add || node.op == Op::multiply || node.op == Op::combine ||
          node.op == Op::gate || node.op == Op::affine || node.op == Op::activate;
 }
@@ -190,7 +190,7 @@ int64_t CudaProgram::image_bytes(size_t n, const Layout& layout) const {
 // Whether a node's kernel takes an input in another type than the input has.
 bool CudaProgram::converts(size_t n, size_t which) const {
   const size_t source = static_cast<size_t>(node(n).inputs[which]);
-  return !is_pointwise(node(n)) && !holds_sums(node(n)) && !holds_sums(node(source)) && types_[source] != types_[n];
+  return !reads_any_type(node(n)) && !holds_sums(node(n)) && !holds_sums(node(source)) && types_[source] != types_[n];
 }
 
 int64_t CudaProgram::scratch_bytes(size_t n, size_t which, const Layout& layout) const {
