@@ -1,5 +1,7 @@
 """A guide beside the picture: how it enters, what without one, sizes, files and the command."""
 
+from dataclasses import replace
+
 import cv2
 import numpy as np
 import pytest
@@ -179,6 +181,15 @@ def test_guides_share_the_pictures_edges(kind):
     grey = degrade.guide(picture[..., 0], seed=3)
     assert grey.image.shape == picture.shape
     assert grey.parameters == degrade.guide(picture[..., 0], seed=3).parameters
+
+
+@pytest.mark.parametrize("kind", ["flash", "infrared", "depth"])
+def test_a_shifted_guide_lies_aside(kind):
+    picture = np.full((48, 64, 3), (0.2, 0.4, 0.1), np.float32)
+    picture[:, 30:] = (0.8, 0.5, 0.9)
+    p = Guide(kind=kind, mix=(0.9, 0.4, 0.2), falloff=0.0, sigma=0.0)
+    fits, lies_aside = (degrade.guide(picture, replace(p, shift=shift)).image for shift in ((0.0, 0.0), (5.0, 2.0)))
+    np.testing.assert_allclose(lies_aside[4:, 8:-4], fits[4:, 3:-9], atol=1e-6)
 
 
 def test_wrong_guides_are_named():

@@ -6,7 +6,7 @@ import math
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -46,7 +46,9 @@ from fastrestore.train.validation import Validated, Validation
 
 # These learn to fuse what their U-Net, which stays as it is, makes of each frame.
 Fused = models.RecurrentUNet, models.BurstUNet
-MISSING, USELESS = 0.2, 0.3  # shares of patches without a guide, and with that of another patch
+# Shares of patches without a guide, with an even one, with that of another patch, and with one that lies aside.
+MISSING, EVEN, USELESS, ASIDE = 0.2, 0.05, 0.15, 0.05
+NEAREST, FARTHEST = 2.0, 6.0  # pixels by which a guide lies aside
 
 
 class Batch(NamedTuple):
@@ -377,14 +379,20 @@ def _made_pairs(recipe: Recipe, pictures: list[np.ndarray], state: Path, team: T
 
 
 def _guided(recipe: Recipe, batch: Batch, number: int) -> Batch:
-    """With a guide for each patch: one that fits, or none, or one of another patch, which is of no use."""
+    """With a guide for each patch: one that fits, or lies aside, or is of no use, or none."""
     rng = np.random.default_rng([recipe.seed, number])
     pictures = batch.clean.permute(0, 2, 3, 1).numpy()
     guides = np.zeros((*pictures.shape[:3], 4), np.float32)
-    for i, drawn in enumerate(rng.random(len(pictures))):
-        if drawn >= MISSING:
-            of = i - 1 if drawn < MISSING + USELESS else i
-            guides[i, ..., :3], guides[i, ..., 3] = degrade.guide(pictures[of], seed=rng).image, 1
+    ends = np.cumsum([MISSING, EVEN, USELESS, ASIDE])
+    for i, case in enumerate(np.searchsorted(ends, rng.random(len(pictures)), side="right")):
+        if case == 0:
+            continue
+        parameters = degrade.Guide.random(rng)
+        if case == 3:
+            heading, far = rng.uniform(0, 2 * math.pi), rng.uniform(NEAREST, FARTHEST)
+            parameters = replace(parameters, shift=(far * math.cos(heading), far * math.sin(heading)))
+        shown = np.full_like(pictures[i], rng.random()) if case == 1 else pictures[i - 1 if case == 2 else i]
+        guides[i, ..., :3], guides[i, ..., 3] = degrade.guide(shown, parameters, seed=rng).image, 1
     return batch._replace(guide=torch.from_numpy(guides).permute(0, 3, 1, 2))
 
 
