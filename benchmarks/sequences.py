@@ -8,7 +8,7 @@ filmed screens; deblur: a shaken camera).  Real clips: parts of GoPro frames (Se
 noise added; four blurred frames in a row of GoPro's, of which one has its sharp frame.
 Warping error: the mean square of the difference between a result and the one before it, carried by the clean frames'
 flow where that explains them, in squares of grey levels; of all that is explained, and of what stands still and moves.
-Guides: synthesised of the picture, of another one (useless, which is left out; or taken all the same), a flash shot that
+Guides: synthesised of the picture, of another one (useless: left out, or taken all the same), a flash shot that
 lies three pixels aside, and an even grey one.  --twin names the file of denoise-guided's twin without a guide, which
 recipes/denoise-unguided.toml trains.
 """

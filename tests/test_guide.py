@@ -13,6 +13,7 @@ from torch import nn
 import fastrestore as fr
 from fastrestore import checkpoint, degrade, image, models
 from fastrestore.degrade import Guide
+from fastrestore.guide import shown
 
 
 def small():
@@ -136,6 +137,20 @@ def test_a_guide_that_shows_something_else_is_left_out(restorer, model, tmp_path
     (notice,) = restorer.file(paths[0], paths[2], sigma=20, guide=paths[1])["notices"]
     assert "left out" in notice
     assert np.array_equal(image.read(paths[2]).pixels, result)
+
+
+@pytest.mark.parametrize("sigma", [0, 10, 25, 50])
+def test_how_much_of_the_detail_a_guide_shows(sigma):
+    rng = np.random.default_rng(1)
+    clean = cv2.resize(rng.integers(0, 256, (40, 48, 3), np.uint8), (160, 132)).astype(np.float32) / 255
+    noisy = degrade.noise(clean, sigma, seed=0).astype(np.float32)
+    inverted = (255 - clean * 255).astype(np.uint8)
+    assert shown(noisy, inverted, sigma) > 0.95
+    lies_aside = [shown(noisy, np.roll(inverted, far, 1), sigma) for far in (1, 2, 4)]
+    assert lies_aside == sorted(lies_aside, reverse=True)
+    assert lies_aside[-1] < 0.3
+    assert shown(noisy, np.full_like(inverted, 90), sigma) < 1e-6
+    assert shown(noisy, np.ascontiguousarray(inverted[::-1]), sigma) < 0.2
 
 
 def test_what_does_not_fit_is_refused(restorer):

@@ -172,6 +172,8 @@ def _initial_model(recipe: Recipe) -> tuple[nn.Module, set[str]]:
         known = first.state_dict()
         if isinstance(first, Autoencoder) and first.config != model.config:
             known = narrowed(first, model)
+        if isinstance(first, models.GuidedUNet) and not isinstance(model, models.GuidedUNet):
+            known = {name: known[name] for name in own}
         checkpoint.match(recipe.init, {name: tuple(value.shape) for name, value in (own | known).items()}, model)
         model.load_state_dict(own | known)
     if isinstance(model, Fused):
