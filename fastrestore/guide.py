@@ -12,7 +12,10 @@ FINE, COARSE = 1.0, 4.0  # pixels: deviations of the two blurs between which det
 # What white noise of variance 1 has of it: the energy of the difference of the two kernels.
 NOISE = (1 / FINE**2 + 1 / COARSE**2 - 4 / (FINE**2 + COARSE**2)) / (4 * np.pi)
 WINDOW = 15  # pixels a side
-LEAST = 0.8  # of `shown`; see tests/test_sequence_models.py
+# Of `shown`.  Measured on eleven training pictures at σ 10, 25 and 50: aligned flash and infrared guides show 0.92 to 1,
+# and help; shifted by 0.7 pixels they show 0.81 to 0.93, and most cost; by 1.4 pixels at most 0.73; maps of depths at most
+# 0.48.
+LEAST = 0.94
 
 
 def shown(picture: np.ndarray, guide: np.ndarray, sigma: float = 0.0) -> float:

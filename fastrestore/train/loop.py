@@ -46,8 +46,9 @@ from fastrestore.train.validation import Validated, Validation
 
 # These learn to fuse what their U-Net, which stays as it is, makes of each frame.
 Fused = models.RecurrentUNet, models.BurstUNet
-# Shares of patches without a guide, with an even one, with that of another patch, and with one that lies aside.
-MISSING, EVEN, USELESS, ASIDE = 0.2, 0.05, 0.15, 0.05
+# Shares of patches without a guide, with an even one, with that of another patch, and with one that lies aside; the
+# others' guides fit.
+GUIDED = {"missing": 0.2, "even": 0.05, "useless": 0.15, "aside": 0.05}
 NEAREST, FARTHEST = 2.0, 6.0  # pixels by which a guide lies aside
 
 
@@ -385,15 +386,18 @@ def _guided(recipe: Recipe, batch: Batch, number: int) -> Batch:
     rng = np.random.default_rng([recipe.seed, number])
     pictures = batch.clean.permute(0, 2, 3, 1).numpy()
     guides = np.zeros((*pictures.shape[:3], 4), np.float32)
-    ends = np.cumsum([MISSING, EVEN, USELESS, ASIDE])
-    for i, case in enumerate(np.searchsorted(ends, rng.random(len(pictures)), side="right")):
-        if case == 0:
+    cases = np.searchsorted(np.cumsum(list(GUIDED.values())), rng.random(len(pictures)), side="right")
+    for i, index in enumerate(cases):
+        case = [*GUIDED, "fits"][index]
+        if case == "missing":
             continue
         parameters = degrade.Guide.random(rng)
-        if case == 3:
+        if case == "aside":
             heading, far = rng.uniform(0, 2 * math.pi), rng.uniform(NEAREST, FARTHEST)
             parameters = replace(parameters, shift=(far * math.cos(heading), far * math.sin(heading)))
-        shown = np.full_like(pictures[i], rng.random()) if case == 1 else pictures[i - 1 if case == 2 else i]
+        shown = pictures[i - 1 if case == "useless" else i]
+        if case == "even":
+            shown = np.full_like(shown, rng.random())
         guides[i, ..., :3], guides[i, ..., 3] = degrade.guide(shown, parameters, seed=rng).image, 1
     return batch._replace(guide=torch.from_numpy(guides).permute(0, 3, 1, 2))
 
