@@ -12,9 +12,9 @@ FINE, COARSE = 1.0, 4.0  # pixels: deviations of the two blurs between which det
 # What white noise of variance 1 has of it: the energy of the difference of the two kernels.
 NOISE = (1 / FINE**2 + 1 / COARSE**2 - 4 / (FINE**2 + COARSE**2)) / (4 * np.pi)
 WINDOW = 15  # pixels a side
-# Of `shown`.  Measured on eleven training pictures at σ 10, 25 and 50: aligned flash and infrared guides show 0.92 to 1,
-# and help; shifted by 0.7 pixels they show 0.81 to 0.93, and most cost; by 1.4 pixels at most 0.73; maps of depths at most
-# 0.48.
+# Of `shown`.  Measured on eleven training pictures at σ 10, 25 and 50: flash and infrared guides in place show 0.92 to
+# 1, and help; those 0.7 pixels aside show 0.81 to 0.93, and most cost; those 1.4 pixels aside 0.73 at most; maps of
+# depths 0.48 at most.
 LEAST = 0.94
 
 
