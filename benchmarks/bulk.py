@@ -179,7 +179,7 @@ def ray(options: argparse.Namespace, scratch: Path) -> dict[str, Any]:
         assert all(record["ok"] for record in records)
         cluster.shutdown()
     gain = sum(rates["2"]) / sum(rates["1"])
-    return {"mpixel": mpixel, "mpixel_per_s": rates, "gain": gain} | watch.report([])
+    return {"mpixel": mpixel, "mpixel_per_s": rates, "gain": gain} | watch.report([], daemons=True)
 
 
 CASES = {"folder": folder, "stream": stream, "ray": ray, "one": one}

@@ -396,18 +396,11 @@ def _encode(file: BinaryIO, image: Image, kind: str, quality: int, notices: list
         beside |= {"premultiplied": image.premultiplied, "layout": image.layout, "quality": quality}
         notices += tiffwriter.write(file, image.pixels, image.alpha, **beside)
         return
-    if kind == "PNG" and image.pixels.dtype == np.uint16:
-        png.write16(file, image.pixels, image.alpha, _png_chunks(image))
+    if kind == "PNG":
+        png.write(file, image.pixels, image.alpha, _png_chunks(image))
         return
     options: dict[str, Any] = {}
-    if kind == "PNG":
-        extra = PngImagePlugin.PngInfo()
-        for name, data in image.chunks:
-            extra.add(name, data)
-        if image.xmp:
-            extra.add(b"iTXt", _XMP_KEY + image.xmp)
-        options = {"pnginfo": extra, "compress_level": png.DEFLATE_LEVEL}
-    elif kind == "JPEG":
+    if kind == "JPEG":
         options = {"quality": quality, "subsampling": 0}
     elif kind == "WebP":
         options = {"lossless": True, "exact": True}

@@ -7,7 +7,6 @@ import math
 import os
 import struct
 import tempfile
-import zlib
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Any, BinaryIO
@@ -17,7 +16,7 @@ import tifffile
 from PIL import Image as PilImage
 from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
-from fastrestore.png import DEFLATE_LEVEL
+from fastrestore import deflate
 from fastrestore.tiff import EXIF_IFD, GPS_IFD, ICC, ORIENTATION, SUB_IFDS, TEXT_TAGS, XMP, Layout
 
 CLASSIC_BYTES = 2**32 - 2**25  # above this a TIFF needs 64-bit offsets
@@ -55,7 +54,7 @@ class Codec:
             part = np.concatenate([part[:, :1], part[:, 1:] - part[:, :-1]], 1)  # wraps, as it should
         data = np.ascontiguousarray(part, np.dtype(self.dtype).newbyteorder("<")).tobytes()
         if self.compression == 8:
-            return zlib.compress(data, DEFLATE_LEVEL)
+            return deflate.compress(data)
         return {1: bytes, 5: _lzw, 50000: _zstandard}[self.compression](data)
 
     def unpack(self, data: bytes, rows: int, columns: int) -> np.ndarray:
@@ -63,7 +62,7 @@ class Codec:
         if self.compression == 7:
             part = _codecs().jpeg8_decode(data)
         else:
-            data = {1: bytes, 5: _unlzw, 8: zlib.decompress, 50000: _unzstandard}[self.compression](data)
+            data = {1: bytes, 5: _unlzw, 8: deflate.decompress, 50000: _unzstandard}[self.compression](data)
             part = np.frombuffer(data, np.dtype(self.dtype).newbyteorder("<")).astype(self.dtype, copy=False)
         part = part.reshape(-1, self.columns, self.samples)
         if self._differs:

@@ -12,7 +12,7 @@ ROOT = Path(__file__).parent.parent
 NATIVE = ["base", "simd", "kernels", "cuda", "graph", "engine", "include", "capi", "python"]
 PYTHON = [
     ["errors"],
-    ["core", "files"],
+    ["core", "deflate", "files"],
     ["png", "raw", "tiff", "tiffwriter", "image", "metrics", "estimate", "align"],
     ["triton"],
     ["ops"],

@@ -71,8 +71,9 @@ class Watch:
     def __init__(self) -> None:
         self.start, self.cpu, self.jiffies = time.perf_counter(), _own_seconds(), _jiffies()
 
-    def report(self, peaks: list[float]) -> dict[str, Any]:
+    def report(self, peaks: list[float], daemons: bool = False) -> dict[str, Any]:
         """peaks: GFLOP/s of the same multiply-adds, measured now and then meanwhile: the clock's calibration.
+        daemons: processes of ours are no children of this one, so that others' time cannot be told from theirs.
 
         Shares are of the time of all CPUs; "warnings" has a sentence for whatever makes the figures doubtful.
         """
@@ -83,13 +84,13 @@ class Watch:
         warnings = []
         if stolen > STOLEN * elapsed:
             warnings.append(f"{stolen / elapsed:.0%} of the CPU time was stolen by the hypervisor")
-        if others > STOLEN * elapsed:
+        if not daemons and others > STOLEN * elapsed:
             warnings.append(f"other processes took {others / elapsed:.0%} of the CPU time")
         if spread > CLOCK_MOVES:
             warnings.append(f"the clock moved: the FMA peak was {min(peaks):.0f} to {max(peaks):.0f} GFLOP/s")
         return {
             "stolen_share": round(stolen / elapsed, 4),
-            "others_share": round(max(others, 0.0) / elapsed, 4),
+            "others_share": None if daemons else round(max(others, 0.0) / elapsed, 4),
             "fma_peak_gflops_all": [round(peak, 1) for peak in peaks],
             "warnings": warnings,
         }

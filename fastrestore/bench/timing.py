@@ -94,6 +94,40 @@ def summary(seconds: dict[str, list[float]], gflop: float, threads: int) -> dict
     }
 
 
+def confirm(first: dict[str, Any], second: dict[str, Any]) -> dict[str, Any]:
+    """The first of two processes' results on one case, with what the second adds.
+
+    Two processes differ by more than the rounds of either show: memory lies elsewhere, in larger pages or smaller.
+    Where both have a ratio, it becomes their mean and its noise at least their difference, which is twice how far the
+    mean is from either; the noise of the other ratios is at least the greatest difference.  Adds "processes": the
+    ratios and the milliseconds of each, and "processes_noise", that greatest difference.
+    """
+    own, *others = first["ratios"]
+    shared = [name for name in others if name in second["ratios"]]
+    ratios, uncertain, apart = dict(first["ratios"]), dict(first["noise"]), {}
+    for name in shared:
+        pair = [result["ratios"][name] for result in (first, second)]
+        ratios[name] = round(statistics.mean(pair), 3)
+        apart[name] = (max(pair) - min(pair)) / ratios[name]
+        uncertain[name] = max(uncertain[name], second["noise"][name], round(apart[name], 4))
+    most = round(max(apart.values(), default=0.0), 4)
+    for name in ratios.keys() - set(shared):
+        uncertain[name] = max(uncertain[name], most)
+    names = [own, *shared]
+    each = [
+        {"ratios": {n: r["ratios"][n] for n in names}, "ms": {n: r["rows"][n]["ms"] for n in names}}
+        for r in (first, second)
+    ]
+    return first | {"ratios": ratios, "noise": uncertain, "processes": each, "processes_noise": most}
+
+
+def noises(result: dict[str, Any]) -> str:
+    """The line that says what the noise of a result comes from."""
+    line = f"  {next(iter(result['rows']))} twice in each round: noise {result['same_twice_noise']:.1%}"
+    between = f"; between two processes: {result['processes_noise']:.1%}" if "processes_noise" in result else ""
+    return line + between
+
+
 def verdict(times: float, uncertain: float) -> str:
     """ "x 2.41 ±0.05", or that there is no difference that the noise would not explain."""
     if abs(times - 1) <= uncertain:
@@ -109,5 +143,5 @@ def table(title: str, result: dict[str, Any]) -> str:
         if "gflops" in row:
             line += f" {row['gflops']:8.1f} GFLOP/s {row['percent_of_peak']:6.1f} % of peak"
         lines.append(line + ("" if name == OURS else f"   {verdict(result['ratios'][name], result['noise'][name])}"))
-    lines.append(f"  ours twice in each round: noise {result['same_twice_noise']:.1%}")
-    return "\n".join(lines + [f"  careful: {warning}" for warning in result["conditions"]["warnings"]])
+    warnings = [f"  careful: {warning}" for warning in result["conditions"]["warnings"]]
+    return "\n".join([*lines, noises(result), *warnings])

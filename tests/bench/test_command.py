@@ -27,6 +27,8 @@ def test_a_network_from_command_to_report(tmp_path):
     ours = result["rows"]["fastrestore"]
     assert ours["error_after"] == ours["error"] and ours["error"]["rms_of_deviation"] < 1e-5
     assert len(ours["ms_all"]) == result["rounds"] == 5 and result["noise"]["fastrestore"] >= result["same_twice_noise"]
+    assert [list(one["ms"]) for one in result["processes"]] == [list(result["rows"])] * 2
+    assert all(noise >= result["processes_noise"] for noise in result["noise"].values())
     assert result["machine"]["pinned_to"] == result["machine"]["pinned_to"][:1]  # one thread, one CPU
     assert "glibc.malloc" in result["machine"]["allocator"]
     assert re.search(r"torch eager, channels last .*memory format channels_last", done.output)

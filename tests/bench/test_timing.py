@@ -42,3 +42,19 @@ def test_noise_is_what_the_same_differs_by():
 def test_work_that_is_not_counted_has_no_rate():
     seconds = {"a": [1.0] * 5, AGAIN: [1.0] * 5, PEAK: [100.0] * 5}
     assert "gflops" not in summary(seconds, gflop=0.0, threads=1)["rows"]["a"]
+
+
+def test_a_second_process_adds_its_noise():
+    def process(**milliseconds):
+        base = milliseconds["a"]
+        ratios = {name: value / base for name, value in milliseconds.items()}
+        rows = {name: {"ms": value} for name, value in milliseconds.items()}
+        return {"rows": rows, "ratios": ratios, "noise": dict.fromkeys(rows, 0.01), "same_twice_noise": 0.01}
+
+    both = timing.confirm(process(a=1.0, b=2.0, c=3.0), process(a=1.25, b=2.0))
+    assert both["ratios"] == {"a": 1.0, "b": 1.8, "c": 3.0}  # the mean, where both know it
+    assert both["noise"]["b"] == both["noise"]["c"] == both["processes_noise"] == pytest.approx(0.4 / 1.8, abs=1e-4)
+    assert [one["ms"] for one in both["processes"]] == [{"a": 1.0, "b": 2.0}, {"a": 1.25, "b": 2.0}]
+    assert "between two processes: 22.2%" in timing.noises(both)
+    same = timing.confirm(process(a=1.0, b=2.0), process(a=1.5, b=3.0))
+    assert same["noise"]["b"] == 0.01 and same["ratios"]["b"] == 2.0

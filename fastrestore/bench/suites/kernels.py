@@ -12,7 +12,7 @@ from fastrestore.bench.machine import last_level_cache, machine
 from fastrestore.bench.operators import CASES, Arguments, Contestant, Convolution, Problem
 from fastrestore.bench.peers import PEERS, Peer, chosen, missing
 from fastrestore.bench.process import Skipped
-from fastrestore.bench.timing import OURS, verdict
+from fastrestore.bench.timing import OURS, noises, verdict
 
 AXES = {"case": list(CASES), "threads": [1, 2], "isa": ["", "avx2"], "cache": ["hot", "cold"]}
 SHORT = [
@@ -169,6 +169,11 @@ def run(
     return {"machine": machine(), **what, **compared, "ceilings": ceilings}
 
 
+def again(options: dict[str, Any], result: dict[str, Any]) -> dict[str, Any] | None:
+    """The options of the same case in a second process: with all, as they take little time."""
+    return dict(options) if len(result["rows"]) > 1 else None
+
+
 def text(result: dict[str, Any]) -> str:
     """Each with its rate, how many times longer it takes than the first, and who was left out."""
     about = [result["case"], result["isa"] and f"held to {result['isa']}", f"{result['threads']} thread(s)"]
@@ -181,6 +186,5 @@ def text(result: dict[str, Any]) -> str:
             share = 100 * row["gflops"] / ceilings["arithmetic_gflops"]
             line += f"  {row['gflops']:7.1f} GFLOP/s {share:5.1f} % of peak"
         lines.append(line + ("" if who == first else f"   {verdict(result['ratios'][who], result['noise'][who])}"))
-    copy = f"copying as many bytes: {ceilings['copy_gbytes']} GB/s"
-    lines.append(f"  {first} twice in each round: noise {result['same_twice_noise']:.1%}; {copy}")
+    lines.append(f"{noises(result)}; copying as many bytes: {ceilings['copy_gbytes']} GB/s")
     return "\n".join(lines + [f"  careful: {warning}" for warning in result["conditions"]["warnings"]])

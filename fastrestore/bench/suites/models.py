@@ -7,8 +7,8 @@ from fastrestore.bench.ceilings import SAVED_BY_WINOGRAD, arithmetic, check_poss
 from fastrestore.bench.contest import fastrestore_peer, line_up
 from fastrestore.bench.machine import machine
 from fastrestore.bench.networks import NETWORKS, flops_per_pixel, picture, sides
-from fastrestore.bench.peers import chosen
-from fastrestore.bench.timing import OURS, table
+from fastrestore.bench.peers import PEERS, chosen
+from fastrestore.bench.timing import FEW_ROUNDS, OURS, table
 
 AXES = {
     "network": list(NETWORKS),
@@ -61,6 +61,16 @@ def run(
     working = line.peers[OURS].settings["working_mib"]
     ceilings = {"arithmetic_gflops": round(ceiling, 1)}
     return {"machine": machine(), **what, **compared, "ceilings": ceilings, "working_mib": working}
+
+
+def again(options: dict[str, Any], result: dict[str, Any]) -> dict[str, Any] | None:
+    """The options of the same case in a second process: with the strongest of the peers alone, in as few rounds as tell
+    their own noise.  None if there was no peer."""
+    times = {name: times for name, times in result["ratios"].items() if name in PEERS}
+    if not times:
+        return None
+    strongest = PEERS[min(times, key=times.__getitem__)].option
+    return options | {"peers": strongest, "rounds": min(result["rounds"], FEW_ROUNDS)}
 
 
 def text(result: dict[str, Any]) -> str:

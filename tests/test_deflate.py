@@ -1,0 +1,35 @@
+"""Deflate by whichever library is there: streams that zlib reads."""
+
+import importlib
+import sys
+import zlib
+
+import numpy as np
+import pytest
+
+from fastrestore import deflate
+
+
+@pytest.fixture(params=["as installed", "without isal"])
+def module(request, monkeypatch):
+    if request.param == "without isal":
+        monkeypatch.setitem(sys.modules, "isal", None)
+    yield importlib.reload(deflate)
+    monkeypatch.undo()
+    importlib.reload(deflate)
+
+
+@pytest.mark.parametrize("size", [0, 1, 100_000])
+def test_streams_are_zlibs(module, size):
+    data = np.random.default_rng(size).integers(0, 9, size, np.uint8)
+    assert zlib.decompress(module.compress(data.tobytes())) == data.tobytes()
+    assert module.decompress(zlib.compress(data.tobytes(), 6)) == data.tobytes()
+    packer, pieces = module.packer(), np.array_split(data, 7)
+    assert zlib.decompress(b"".join([*map(packer.compress, pieces), packer.flush()])) == data.tobytes()
+
+
+def test_without_isal_it_is_zlib(monkeypatch):
+    monkeypatch.setitem(sys.modules, "isal", None)
+    assert importlib.reload(deflate).compress(b"a" * 99) == zlib.compress(b"a" * 99, 1)
+    monkeypatch.undo()
+    importlib.reload(deflate)
