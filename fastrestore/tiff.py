@@ -10,6 +10,7 @@ import tifffile
 from PIL import Image as PilImage
 from PIL.JpegImagePlugin import JpegImageFile
 
+from fastrestore import deflate
 from fastrestore.errors import ImageError, MissingDependency
 
 # Compressions whose output is bounded by the segment's size, and what each needs beside tifffile.
@@ -85,12 +86,16 @@ class Reader:
         self.height, self.width = page.imagelength, page.imagewidth
         self.colours, self.dtype, notices = _kind(page)
         self.alpha = page.photometric != 3 and page.samplesperpixel > self.colours
-        self._raw = page.compression == 1 and page.predictor == 1 and page.bitspersample in (8, 16, 32, 64)
-        self._raw = self._raw and page.fillorder == 1 and page.dtype.itemsize * 8 == page.bitspersample
+        plain = page.fillorder == 1 and page.dtype.itemsize * 8 == page.bitspersample
+        self._raw = plain and page.compression == 1 and page.predictor == 1
+        # By ourselves: tifffile takes zlib unless there is imagecodecs, which is twice as long.
+        self._deflated = plain and COMPRESSIONS[page.compression] == "deflate" and page.predictor in (1, 2)
+        self._deflated = self._deflated and (page.predictor == 1 or page.dtype.kind == "u")
         if page.is_tiled:
             self.block = page.tilelength, page.tilewidth
         else:
             self.block = (16 if self._raw else min(page.rowsperstrip, self.height)), self.width
+        self._row_shape = self.block[1], page.samplesperpixel if page.planarconfig == 1 else 1  # of a strip or tile
         self.beside = self._beside(notices)
 
     def __enter__(self) -> "Reader":
@@ -123,18 +128,21 @@ class Reader:
         """Rows first to last of a strip or tile: [rows, columns, samples]."""
         page, handle = self._page, self._tif.filehandle
         offset, size = page.dataoffsets[index], page.databytecounts[index]
+        row = math.prod(self._row_shape) * page.dtype.itemsize
         if self._raw:
-            samples = page.samplesperpixel if page.planarconfig == 1 else 1
-            width = page.tilewidth if page.is_tiled else self.width
-            row = width * samples * page.dtype.itemsize
             handle.seek(offset + first * row)
             data = handle.read((last - first) * row)
             if len(data) != (last - first) * row or size < last * row:
                 raise ImageError("a strip or tile is cut short")
-            stored = page.dtype.newbyteorder(page.parent.byteorder)
-            return np.frombuffer(data, stored).reshape(last - first, width, samples)
+            return self._rows(data)
         handle.seek(offset)
         data = handle.read(size)
+        if self._deflated:
+            data = deflate.decompress(data, self.block[0] * row)
+            if len(data) < last * row:
+                raise ImageError("a strip or tile is cut short")
+            part = self._rows(data[first * row : last * row])
+            return np.cumsum(part, 1, dtype=page.dtype) if page.predictor == 2 else part
         if page.compression == 7:
             expected = page.tilewidth * page.tilelength if page.is_tiled else self.width * self.block[0]
             _check_jpeg(data, expected)
@@ -144,6 +152,11 @@ class Reader:
         if len(part[0]) < last:
             raise ImageError("a strip or tile is cut short")
         return part[0, first:last]
+
+    def _rows(self, data: bytes) -> np.ndarray:
+        """Stored samples as [rows, columns, samples]."""
+        stored = self._page.dtype.newbyteorder(self._page.parent.byteorder)
+        return np.frombuffer(data, stored).reshape(-1, *self._row_shape)
 
     def _beside(self, notices: list[str]) -> dict[str, Any]:
         page = self._page

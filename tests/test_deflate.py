@@ -33,3 +33,17 @@ def test_without_isal_it_is_zlib(monkeypatch):
     assert importlib.reload(deflate).compress(b"a" * 99) == zlib.compress(b"a" * 99, 1)
     monkeypatch.undo()
     importlib.reload(deflate)
+
+
+def test_no_more_is_unpacked_than_wanted(module):
+    packed = zlib.compress(bytes(10_000_000))
+    assert module.decompress(packed, 10_000_000) == bytes(10_000_000)
+    assert 1000 < len(module.decompress(packed, 1000)) < 5000
+
+
+def test_what_is_damaged_is_refused(module):
+    packed = module.compress(np.random.default_rng(0).bytes(3000))
+    for damaged in (packed[:-1], packed[:100], b"", packed[:-1] + bytes([packed[-1] ^ 1])):
+        for most in (0, 3000):
+            with pytest.raises(ValueError, match="its deflated data is"):
+                module.decompress(damaged, most)
