@@ -1,6 +1,6 @@
 """What models for clips, bursts and guided pictures gain over their siblings for single pictures.
 
-python benchmarks/sequences.py [SUITE ...] [--clips 8] [--json FILE] [--record]
+python benchmarks/sequences.py [SUITE ...] [--clips 8] [--twin FILE] [--json FILE] [--record]
 
 FASTRESTORE_DATA names the folder of test data.  Simulated clips are of CBSD68 pictures, which no model was trained on,
 with seeds of their own: eight frames of 144 x 144 pixels (denoise: moving parts, white noise) or 176 x 176 (demoire:
@@ -8,6 +8,9 @@ filmed screens; deblur: a shaken camera).  Real clips: parts of GoPro frames (Se
 noise added; four blurred frames in a row of GoPro's, of which one has its sharp frame.
 Warping error: the mean square of the difference between a result and the one before it, carried by the clean frames'
 flow where that explains them, in squares of grey levels; of all that is explained, and of what stands still and moves.
+Guides: synthesised of the picture, of another one (useless: left out, or taken all the same), a flash shot that
+lies three pixels aside, and an even grey one.  --twin names the file of denoise-guided's twin without a guide, which
+recipes/denoise-unguided.toml trains.
 """
 
 import argparse
@@ -15,6 +18,8 @@ import json
 import os
 import warnings
 from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -28,6 +33,7 @@ from fastrestore import align, burst, checkpoint, degrade, image, metrics, zoo
 FRAMES, SIDE, WIDE = 8, 144, 176
 MOVES = 0.5  # pixels a frame: what moves by less stands still
 SIGMA, SIGMAS = 25, (15, 25, 50)
+TWIN = "unguided twin"  # of denoise-guided
 Clip = list[np.ndarray]  # float32 [H, W, 3] in [0, 1]
 
 
@@ -124,39 +130,46 @@ def bursts(data: Path, count: int, precision: str) -> dict[str, Any]:
     return {str(n): dict(zip(keys, np.mean(row, 0).round(2).tolist(), strict=True)) for n, row in rows.items()}
 
 
-def guidance(data: Path, count: int, precision: str) -> dict[str, Any]:
-    """denoise-guided with guides of each kind, without one, and with that of another picture; and models without."""
-    restorers = {
-        name: fr.Restorer(name, precision=precision, threads=1)
-        for name in ("denoise-guided", "denoise-gan", "denoise-cnn")
-    }
+def guidance(data: Path, count: int, precision: str, twin: Path | None) -> dict[str, Any]:
+    """denoise-guided with guides of each kind, without one, and with useless ones; and models without guides."""
+    others = {"denoise-gan": "denoise-gan", "denoise-cnn": "denoise-cnn"} | ({TWIN: str(twin)} if twin else {})
+    ours, *unguided = (
+        fr.Restorer(name, precision=precision, threads=1) for name in ("denoise-guided", *others.values())
+    )
+    taken = fr.compile(fr.load("denoise-guided"), precision).session(threads=1)  # with a guide as it is
     clean = pictures(data, count)
     guides: dict[str, Callable[[int], np.ndarray | None]] = {
         kind: lambda i, kind=kind: _guide(clean[i], kind, i) for kind in degrade.GUIDES
     }
     guides["none"] = lambda i: None
-    warnings.simplefilter("ignore")  # that a useless guide is left out
+    guides["aside"] = lambda i: _guide(clean[i], "flash", i, shift=(2.1, 2.1))
+    guides["even"] = lambda i: np.full_like(clean[i], 0.5)
     guides["useless"] = lambda i: cv2.resize(_guide(clean[i - 1], "flash", i), clean[i].shape[1::-1])
+    warnings.simplefilter("ignore")  # that a useless guide is left out
     result: dict[str, Any] = {}
     for sigma in SIGMAS:
         given = [degrade.noise(picture, sigma, seed=0).astype(np.float32) for picture in clean]
-        scores = {
-            f"denoise-guided, {name}": [
-                restorers["denoise-guided"](x, sigma=sigma, guide=guide(i)) for i, x in enumerate(given)
-            ]
+        results = {
+            f"denoise-guided, {name}": [ours(x, sigma=sigma, guide=guide(i)) for i, x in enumerate(given)]
             for name, guide in guides.items()
         }
-        scores |= {name: [restorers[name](x, sigma=sigma) for x in given] for name in ("denoise-gan", "denoise-cnn")}
+        for name in ("aside", "even", "useless"):
+            results[f"denoise-guided, {name}, taken"] = [
+                taken.run(x, sigma=sigma, guide=guides[name](i)) for i, x in enumerate(given)
+            ]
+        results |= {
+            name: [restorer(x, sigma=sigma) for x in given] for name, restorer in zip(others, unguided, strict=True)
+        }
         result[str(sigma)] = {
             name: round(float(np.mean([metrics.psnr(_bytes(a), _bytes(b)) for a, b in zip(x, clean, strict=True)])), 2)
-            for name, x in scores.items()
+            for name, x in results.items()
         }
     return result
 
 
-def _guide(picture: np.ndarray, kind: str, seed: int) -> np.ndarray:
+def _guide(picture: np.ndarray, kind: str, seed: int, shift: tuple[float, float] = (0.0, 0.0)) -> np.ndarray:
     rng = np.random.default_rng([9000, seed])
-    return degrade.guide(picture, degrade.Guide.random(rng, kind), seed=rng).image
+    return degrade.guide(picture, replace(degrade.Guide.random(rng, kind), shift=shift), seed=rng).image
 
 
 def gopro_blur(data: Path, precision: str) -> dict[str, float]:
@@ -216,6 +229,20 @@ def record(result: dict[str, Any]) -> None:
             sibling = f"{suite}-cnn"
             psnr = {kind: ours["psnr"], f"{kind} input": before["psnr"], f"{kind} {sibling}": rows[sibling]["psnr"]}
             _record(name, {"psnr": {"simulated clips": psnr}, "warping_error": {"simulated clips": errors}})
+    if "denoise" in result:
+        rows = {name: clips for name, clips in result["denoise"].items() if isinstance(clips, dict)}
+        ours, sibling = "denoise-rnn", "denoise-cnn"
+        level = str(result["denoise"]["sigma"])
+        of = {"simulated": "simulated clips"}
+        sets = {
+            of.get(name, name): {level: clips[ours]["psnr"], f"{level} {sibling}": clips[sibling]["psnr"]}
+            for name, clips in rows.items()
+        }
+        errors = {
+            of.get(name, name): {model: clips[model]["warping error"] for model in (ours, sibling)}
+            for name, clips in rows.items()
+        }
+        _record(ours, {"psnr": sets, "warping_error": errors})
     if "deblur" in result:
         sets = {}
         for number, row in result["deblur"]["bursts"].items():
@@ -228,8 +255,10 @@ def record(result: dict[str, Any]) -> None:
             f"{result['guidance']['clips']} of CBSD68, guide: {guide}": {
                 sigma: row[f"denoise-guided, {guide}"] for sigma, row in rows.items()
             }
-            for guide in (*degrade.GUIDES, "none")
+            for guide in (*degrade.GUIDES, "none", "useless")
         }
+        if TWIN in rows[str(SIGMA)]:
+            sets[f"{result['guidance']['clips']} of CBSD68, {TWIN}"] = {sigma: row[TWIN] for sigma, row in rows.items()}
         _record("denoise-guided", {"psnr": sets})
 
 
@@ -243,6 +272,7 @@ def main() -> None:
     parser.add_argument("suites", nargs="*", metavar="SUITE", help=f"{', '.join(SUITES)}; all where none is given")
     parser.add_argument("--clips", type=int, default=8)
     parser.add_argument("--precision", default="bfloat16")
+    parser.add_argument("--twin", type=Path, help="denoise-guided's twin without a guide: a model file")
     parser.add_argument("--json", type=Path, help="suites that are not measured keep what stands there")
     parser.add_argument("--record", action="store_true", help="write the figures into the models' cards")
     options = parser.parse_args()
@@ -251,9 +281,10 @@ def main() -> None:
         parser.error(f"no suite {', '.join(sorted(unknown))}: there are {', '.join(SUITES)}")
     cv2.setNumThreads(1)
     data, measured = Path(os.environ["FASTRESTORE_DATA"]), {}
+    suites = SUITES | {"guidance": partial(guidance, twin=options.twin)}
     for name in options.suites or SUITES:
         measured[name] = {"precision": options.precision, "clips": options.clips}
-        measured[name] |= SUITES[name](data, options.clips, options.precision)
+        measured[name] |= suites[name](data, options.clips, options.precision)
         print(name, json.dumps(measured[name]), flush=True)
     if options.json:
         known = json.loads(options.json.read_text()) if options.json.exists() else {}

@@ -163,9 +163,9 @@ class Restorer:
         sigma: the noise level in 0-255 units; None: estimated from the picture if the model takes one.
         strength: 0 (the input) to 1 (fully restored).  clip: False leaves floats outside [0, 1] as they come.
         progress: called with the share done; an exception that it raises stops the work and comes out here.
-        guide: for a model that takes one, another picture of the scene, aligned with this one and of its size: depth,
-        infrared or under a flash, of any kind that image may be (its alpha is not looked at).  One that shows something
-        else is left out, with a Python warning.  None: without.
+        guide: for a model that takes one, another picture of the scene, aligned with this one and of its size:
+        infrared or under a flash, of any kind that image may be (its alpha is not looked at).  One that does not
+        show the picture's detail is left out, with a Python warning.  None: without.
         Raises ImageError for a picture that is empty, not finite or of another kind, and for a guide of another size;
         ValueError for sigma or strength, and for a guide where the model takes none; MemoryBudgetError when the
         budget cannot be kept.

@@ -36,6 +36,8 @@ class Runner(ABC):
     A frame that shows another scene than the one before begins anew, without a state.
     """
 
+    evenness = align.EVEN  # of the flow
+
     def __init__(self):
         self.cuts = 0  # scene changes so far
         self._state: State | None = None
@@ -83,7 +85,7 @@ class Runner(ABC):
         """The state where the frame needs it, and whether a cut has ended it."""
         if self._state is None:
             return None, False
-        flow = align.flow(outline, self._outline)
+        flow = align.flow(outline, self._outline, self.evenness)
         if align.difference(outline, self._outline, flow) > align.OTHER_SCENE:
             return None, True
         with torch.inference_mode():
@@ -159,7 +161,10 @@ class StepPlans:
 
 
 class StepRunner(Runner):
-    """A stream through a network whose step is one plan.  The flow is found between frames."""
+    """A stream through a network whose step is one plan.  The flow is found between a frame, as it comes, and what was
+    fused before, which has less noise."""
+
+    evenness = align.EVEN_NOISY
 
     def __init__(
         self,
@@ -205,7 +210,9 @@ class StepRunner(Runner):
         self._session.states = _states(state, self._plans.multiple_of)
         del state  # the session has a copy
         result = self._session.run(frame, *given)
-        self._follow(_state(self._session.states, image), outline, cut)
+        state = _state(self._session.states, image)
+        fused = np.ascontiguousarray(state.frame[0, :-1].permute(1, 2, 0))
+        self._follow(state, align.outline(fused), cut)
         return result
 
 

@@ -1,5 +1,7 @@
 """A guide beside the picture: how it enters, what without one, sizes, files and the command."""
 
+from dataclasses import replace
+
 import cv2
 import numpy as np
 import pytest
@@ -11,6 +13,7 @@ from torch import nn
 import fastrestore as fr
 from fastrestore import checkpoint, degrade, image, models
 from fastrestore.degrade import Guide
+from fastrestore.guide import shown
 
 
 def small():
@@ -136,6 +139,20 @@ def test_a_guide_that_shows_something_else_is_left_out(restorer, model, tmp_path
     assert np.array_equal(image.read(paths[2]).pixels, result)
 
 
+@pytest.mark.parametrize("sigma", [0, 10, 25, 50])
+def test_how_much_of_the_detail_a_guide_shows(sigma):
+    rng = np.random.default_rng(1)
+    clean = cv2.resize(rng.integers(0, 256, (40, 48, 3), np.uint8), (160, 132)).astype(np.float32) / 255
+    noisy = degrade.noise(clean, sigma, seed=0).astype(np.float32)
+    inverted = (255 - clean * 255).astype(np.uint8)
+    assert shown(noisy, inverted, sigma) > 0.95
+    lies_aside = [shown(noisy, np.roll(inverted, far, 1), sigma) for far in (1, 2, 4)]
+    assert lies_aside == sorted(lies_aside, reverse=True)
+    assert lies_aside[-1] < 0.3
+    assert shown(noisy, np.full_like(inverted, 90), sigma) < 1e-6
+    assert shown(noisy, np.ascontiguousarray(inverted[::-1]), sigma) < 0.2
+
+
 def test_what_does_not_fit_is_refused(restorer):
     picture, guide = pictures()
     with pytest.raises(fr.ImageError, match="a guide of 52 x 30 pixels for a picture of 52 x 37"):
@@ -179,6 +196,15 @@ def test_guides_share_the_pictures_edges(kind):
     grey = degrade.guide(picture[..., 0], seed=3)
     assert grey.image.shape == picture.shape
     assert grey.parameters == degrade.guide(picture[..., 0], seed=3).parameters
+
+
+@pytest.mark.parametrize("kind", ["flash", "infrared", "depth"])
+def test_a_shifted_guide_lies_aside(kind):
+    picture = np.full((48, 64, 3), (0.2, 0.4, 0.1), np.float32)
+    picture[:, 30:] = (0.8, 0.5, 0.9)
+    p = Guide(kind=kind, mix=(0.9, 0.4, 0.2), falloff=0.0, sigma=0.0)
+    fits, lies_aside = (degrade.guide(picture, replace(p, shift=shift)).image for shift in ((0.0, 0.0), (5.0, 2.0)))
+    np.testing.assert_allclose(lies_aside[4:, 8:-4], fits[4:, 3:-9], atol=1e-6)
 
 
 def test_wrong_guides_are_named():

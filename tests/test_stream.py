@@ -103,12 +103,12 @@ def test_a_step_as_a_plan_gives_what_the_module_does(size):
     assert session.info["path"] == "plan"
     for number, frame in enumerate(clip(4, height=size[0], width=size[1], dtype=np.float32)):
         x = torch.from_numpy(frame).permute(2, 0, 1)[None]
-        outline = align.outline(frame)
         if state is not None:
-            state = carried(state, torch.from_numpy(align.flow(outline, before)).permute(2, 0, 1)[None])
+            flow = align.flow(align.outline(frame), before, align.EVEN_NOISY)
+            state = carried(state, torch.from_numpy(flow).permute(2, 0, 1)[None])
         with torch.inference_mode():
             expected, state = model.step(x, 12.0, state)
-        before = outline
+        before = align.outline(np.ascontiguousarray(state.frame[0, :3].permute(1, 2, 0)))
         if number == 1:
             session.watch(frame, sigma=12.0)
         else:

@@ -46,7 +46,7 @@ def _command(task: str, does: str) -> Callable[..., None]:
         guide: Annotated[
             Path | None,
             typer.Option(
-                metavar="FILE", help="Another picture of the scene, for models that take one: depth, infrared, flash."
+                metavar="FILE", help="Another picture of the scene, for models that take one: infrared or flash."
             ),
         ] = None,
         overwrite: options.Overwrite = False,

@@ -29,6 +29,7 @@ class Guide:
     smooth: float = 3.0  # depth: pixels; finer detail than this has no depth of its own
     tones: tuple[float, ...] = (0.1, 0.7, 0.4, 0.9, 0.2, 0.6)  # depth: one a level
     sigma: float = 3.0  # of the guide's own noise, in 0-255 units
+    shift: tuple[float, float] = (0.0, 0.0)  # pixels along x and y by which what the guide shows lies aside; 0: aligned
 
     def __post_init__(self):
         checks = {
@@ -75,7 +76,7 @@ class GuideResult(NamedTuple):
 def guide(
     image: np.ndarray, parameters: Guide | None = None, *, seed: int | np.random.Generator | None = None
 ) -> GuideResult:
-    """A guide that fits a picture to the pixel.
+    """A guide that fits a picture to the pixel, unless the parameters shift it.
 
     image: the clean picture, float [H, W, C] or [H, W] in [0, 1], C 1 or 3.  parameters: drawn from the seed where not
     given.  seed: an integer makes the result repeatable.
@@ -86,6 +87,10 @@ def guide(
     p = Guide.random(rng) if parameters is None else parameters
     picture = np.broadcast_to(picture, (*picture.shape[:2], 3)).clip(0, 1)
     made = {"flash": _flash, "infrared": _infrared, "depth": _depth}[p.kind](picture, p)
+    if any(p.shift):
+        move = np.float64([[1, 0, p.shift[0]], [0, 1, p.shift[1]]])
+        moved = cv2.warpAffine(made, move, made.shape[1::-1], borderMode=cv2.BORDER_REFLECT_101)
+        made = moved.reshape(made.shape)
     noise = rng.standard_normal(made.shape, np.float32) * np.float32(p.sigma / 255)
     return GuideResult(np.broadcast_to((made + noise).clip(0, 1), picture.shape).astype(np.float32), p)
 

@@ -6,7 +6,7 @@ import math
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -46,7 +46,10 @@ from fastrestore.train.validation import Validated, Validation
 
 # These learn to fuse what their U-Net, which stays as it is, makes of each frame.
 Fused = models.RecurrentUNet, models.BurstUNet
-MISSING, USELESS = 0.2, 0.3  # shares of patches without a guide, and with that of another patch
+# Shares of patches without a guide, with an even one, with that of another patch, and with one that lies aside; the
+# others' guides fit.
+GUIDED = {"missing": 0.2, "even": 0.05, "useless": 0.15, "aside": 0.05}
+NEAREST, FARTHEST = 2.0, 6.0  # pixels by which a guide lies aside
 
 
 class Batch(NamedTuple):
@@ -170,6 +173,8 @@ def _initial_model(recipe: Recipe) -> tuple[nn.Module, set[str]]:
         known = first.state_dict()
         if isinstance(first, Autoencoder) and first.config != model.config:
             known = narrowed(first, model)
+        if isinstance(first, models.GuidedUNet) and not isinstance(model, models.GuidedUNet):
+            known = {name: known[name] for name in own}
         checkpoint.match(recipe.init, {name: tuple(value.shape) for name, value in (own | known).items()}, model)
         model.load_state_dict(own | known)
     if isinstance(model, Fused):
@@ -377,14 +382,23 @@ def _made_pairs(recipe: Recipe, pictures: list[np.ndarray], state: Path, team: T
 
 
 def _guided(recipe: Recipe, batch: Batch, number: int) -> Batch:
-    """With a guide for each patch: one that fits, or none, or one of another patch, which is of no use."""
+    """With a guide for each patch: one that fits, or lies aside, or is of no use, or none."""
     rng = np.random.default_rng([recipe.seed, number])
     pictures = batch.clean.permute(0, 2, 3, 1).numpy()
     guides = np.zeros((*pictures.shape[:3], 4), np.float32)
-    for i, drawn in enumerate(rng.random(len(pictures))):
-        if drawn >= MISSING:
-            of = i - 1 if drawn < MISSING + USELESS else i
-            guides[i, ..., :3], guides[i, ..., 3] = degrade.guide(pictures[of], seed=rng).image, 1
+    cases = np.searchsorted(np.cumsum(list(GUIDED.values())), rng.random(len(pictures)), side="right")
+    for i, index in enumerate(cases):
+        case = [*GUIDED, "fits"][index]
+        if case == "missing":
+            continue
+        parameters = degrade.Guide.random(rng)
+        if case == "aside":
+            heading, far = rng.uniform(0, 2 * math.pi), rng.uniform(NEAREST, FARTHEST)
+            parameters = replace(parameters, shift=(far * math.cos(heading), far * math.sin(heading)))
+        shown = pictures[i - 1 if case == "useless" else i]
+        if case == "even":
+            shown = np.full_like(shown, rng.random())
+        guides[i, ..., :3], guides[i, ..., 3] = degrade.guide(shown, parameters, seed=rng).image, 1
     return batch._replace(guide=torch.from_numpy(guides).permute(0, 3, 1, 2))
 
 

@@ -26,7 +26,8 @@ class Recipe:
     folders: tuple[str, ...]  # of training pictures; "$DATA" stands for the folder given on the command line
     config: dict[str, Any] = field(default_factory=dict)  # of the architecture
     # A model, by name or file, whose weights the training starts from: of this architecture and configuration, or of
-    # one whose weights this one has as well (a UNet's for a recurrent UNet).  Else random.
+    # one whose weights this one has as well (a UNet's for a recurrent UNet), or, for a UNet, of a guided one, whose
+    # guide it does without.  Else random.
     init: str = ""
     patch: int = 64  # side of a training patch in pixels
     batch: int = 16

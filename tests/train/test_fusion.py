@@ -148,6 +148,9 @@ def test_guides_come_with_noise_and_some_are_missing(folder):
     assert set(known.tolist()) == {0.0, 1.0}
     assert not batch.guide[known == 0].any()
     assert torch.equal(batch.guide, batches(0).guide)
+    guides = torch.cat([batches(number).guide for number in range(8)])[:, :3].flatten(1)
+    spread = guides.std(1)[guides.any(1)]
+    assert 0 < (spread < 0.03).float().mean() < 0.3  # even ones
     trained = train(asked, folder / "state")
     assert not torch.equal(trained.guide_look.weight, model.guide_look.weight)
 
