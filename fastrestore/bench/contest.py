@@ -48,18 +48,22 @@ def fastrestore_peer(network: Network, image: np.ndarray, threads: int, precisio
 
 
 class Truth:
-    """What the network gives in float64 (in a corner, with all that the corner sees) and in float32 (everywhere)."""
+    """What the network gives in float64 (in a corner, with all that the corner sees) and in float32 (everywhere).
 
-    def __init__(self, network: Network, image: np.ndarray):
+    exact: False takes float32 for the corner as well, where another process has had float64, which takes long.
+    """
+
+    def __init__(self, network: Network, image: np.ndarray, exact: bool = True):
         model, (height, width) = network.model(), image.shape[:2]
         cell = model.multiple_of
         # Without a halo a pixel sees the whole picture.
         seen = max(height, width) if model.halo is None else -(-(CORNER + model.halo) // cell) * cell
         crop = image[:seen, :seen]
         self.kept = [CORNER if side > seen else side for side in image.shape[:2]]
-        self.exact = self._run(network.make_plain(model, *crop.shape[:2]).in_precision("float64"), crop)
-        self.exact = self.exact[: self.kept[0], : self.kept[1]]
         self.whole = self._run(network.make_plain(model, *image.shape[:2]), image)
+        if exact:
+            known = self._run(network.make_plain(model, *crop.shape[:2]).in_precision("float64"), crop)
+        self.exact = (known if exact else self.whole)[: self.kept[0], : self.kept[1]]
 
     @staticmethod
     @torch.no_grad()
@@ -157,9 +161,16 @@ def disqualify(result: dict[str, Any], name: str, reason: str) -> None:
 
 
 def line_up(
-    name: str, size: str, threads: int, precision: str, peers: list[str], memory: str | None = None, isa: str = ""
+    name: str,
+    size: str,
+    threads: int,
+    precision: str,
+    peers: list[str],
+    memory: str | None = None,
+    isa: str = "",
+    exact: bool = True,
 ) -> Line:
-    """Ours on a network, then those of `peers` that can take part.
+    """Ours on a network, then those of `peers` that can take part.  exact: as Truth's.
 
     A peer that fails or answers wrongly is left out with the reason; if ours does, the error is raised.
     """
@@ -168,7 +179,7 @@ def line_up(
     line = Line(lambda who, result: truth.check(who, result, precision))
     # First: whether there is a plan at all, before anything that takes long.
     line.make(OURS, lambda: fastrestore_peer(network, image, threads, precision, memory), "fastrestore")
-    truth = Truth(network, image)
+    truth = Truth(network, image, exact)
     line.prove(OURS)
     plain = network.make_plain(network.model(), height, width)
     for peer in peers:

@@ -12,7 +12,7 @@ from fastrestore.bench.machine import last_level_cache, machine
 from fastrestore.bench.operators import CASES, Arguments, Contestant, Convolution, Problem
 from fastrestore.bench.peers import PEERS, Peer, chosen, missing
 from fastrestore.bench.process import Skipped
-from fastrestore.bench.timing import OURS, noises, verdict
+from fastrestore.bench.timing import FEW_ROUNDS, OURS, noises, verdict
 
 AXES = {"case": list(CASES), "threads": [1, 2], "isa": ["", "avx2"], "cache": ["hot", "cold"]}
 SHORT = [
@@ -170,8 +170,8 @@ def run(
 
 
 def again(options: dict[str, Any], result: dict[str, Any]) -> dict[str, Any] | None:
-    """The options of the same case in a second process: with all, as they take little time."""
-    return dict(options) if len(result["rows"]) > 1 else None
+    """The options of the same case in a second process: with all, in half of the rounds."""
+    return dict(options) | {"rounds": max(FEW_ROUNDS, result["rounds"] // 2)} if len(result["rows"]) > 1 else None
 
 
 def text(result: dict[str, Any]) -> str:

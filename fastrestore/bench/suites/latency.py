@@ -27,7 +27,7 @@ AXES = {
     "precision": ["float32", "bfloat16"],
     "threads": [1, 2],
 }
-SHORT = [{"network": "ffdnet", "size": "64x64", "runs": 500, "seconds": 8.0}]
+SHORT = [{"network": "ffdnet", "size": "64x64", "runs": 500, "seconds": 5.0}]
 QUICK = {"network": ["ffdnet"], "size": ["64x64"], "threads": [1], "precision": ["float32"], "runs": 20, "seconds": 1.0}
 BLOCK_SECONDS = 0.5
 UNMEASURED = 3  # calls at the head of a block

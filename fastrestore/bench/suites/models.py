@@ -44,9 +44,11 @@ def run(
     peers: str = "all",
     rounds: int | None = None,
     memory: str | None = None,
+    exact: bool = True,
 ) -> dict[str, Any]:
-    """size: WIDTHxHEIGHT.  memory: our plan's budget, e.g. 64MiB.  Raises Skipped where there is no plan of ours."""
-    line = line_up(network, size, threads, precision, chosen(peers), memory, isa)
+    """size: WIDTHxHEIGHT.  memory: our plan's budget, e.g. 64MiB.  exact: compared with float64, too, not with float32
+    alone.  Raises Skipped where there is no plan of ours."""
+    line = line_up(network, size, threads, precision, chosen(peers), memory, isa, exact)
     height, width = sides(size)
     if threads > 1:
         alone = partial(fastrestore_peer, NETWORKS[network], picture(height, width), 1, precision, memory)
@@ -63,12 +65,12 @@ def run(
 
 def again(options: dict[str, Any], result: dict[str, Any]) -> dict[str, Any] | None:
     """The options of the same case in a second process: with the strongest of the peers alone, in as few rounds as tell
-    their own noise.  None if there was no peer."""
+    their own noise, and without float64, which the first has had.  None if there was no peer."""
     times = {name: times for name, times in result["ratios"].items() if name in PEERS}
     if not times:
         return None
     strongest = PEERS[min(times, key=times.__getitem__)].option
-    return options | {"peers": strongest, "rounds": min(result["rounds"], FEW_ROUNDS)}
+    return options | {"peers": strongest, "rounds": min(result["rounds"], FEW_ROUNDS), "exact": False}
 
 
 def text(result: dict[str, Any]) -> str:
