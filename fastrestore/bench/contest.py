@@ -68,7 +68,7 @@ class Truth:
     @staticmethod
     @torch.no_grad()
     def _run(plain: Plain, image: np.ndarray) -> np.ndarray:
-        x = torch.from_numpy(image).permute(2, 0, 1)[None].to(plain.dtype)
+        x = torch.from_numpy(image).permute(2, 0, 1)[None].to(plain.dtype, memory_format=torch.channels_last)
         return plain(x)[0].permute(1, 2, 0).numpy()
 
     def check(self, name: str, result: np.ndarray, precision: str) -> dict[str, float]:

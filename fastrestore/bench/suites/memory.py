@@ -17,7 +17,7 @@ from fastrestore.bench.process import Skipped, in_fresh_process
 from fastrestore.bench.timing import OURS
 
 AXES = {"network": ["dncnn20"], "size": ["512x512", "1920x1080", "3840x2160"], "threads": [1]}
-SHORT = [{"network": "dncnn20", "size": "1920x1080", "peers": "openvino,torch"}]
+SHORT = [{"network": "dncnn20", "size": "1920x1080", "peers": "torch"}]
 QUICK = {"size": ["320x240"]}
 LARGEST = 1920 * 1080  # pixels for peers other than torch: at four times that ncnn would take 16 GiB
 BUDGET = "64MiB"
