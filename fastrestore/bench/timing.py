@@ -18,8 +18,8 @@ FEW_ROUNDS = 5  # below, the spread of all rounds stands for their uncertainty
 def interleave(
     cases: dict[str, Callable[[], object]], rounds: int, warm: bool = True, twice: bool = True, lead: bool = False
 ) -> dict[str, list[float]]:
-    """Seconds of each case in each round, A B C A B C, after one warm-up of each.  lead: before each timed call one that
-    is not timed, since a core that has idled while others ran is slow for some milliseconds.
+    """Seconds of each case in each round, A B C A B C, after one warm-up of each.  lead: each timed call follows one
+    that is not timed, since a core that has idled while others ran is slow for some milliseconds.
 
     The first case is measured a second time at the end of each round (AGAIN) unless not `twice`: what the two differ by
     is noise.  The FMA peak runs in every round too (PEAK), because a shared machine's clock changes from second to

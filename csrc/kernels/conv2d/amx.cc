@@ -15,9 +15,9 @@ constexpr int64_t kSums = 2 * kAmxPixels * kWidth;  // of a block
 // fetched while the matrix unit multiplies. 128 channels: 1.08 times as fast in DRUNet; 64 and 96 lose 3 %.
 constexpr int64_t kFarRows = 1 << 18;
 // Weights of more than these do not stay there while one block of pixels meets all of them: each pair of vectors of
-// outputs is computed for some rows of pixels before the next pair's weights, fetched meanwhile, are read. 512 channels:
-// 1.4 to 1.8 times as fast in this order, 1.15 times by fetching; 256: 1.1 to 1.2 times by both; below, the input would
-// be read too often.
+// outputs is computed for some rows of pixels before the next pair's weights, fetched meanwhile, are read. 512
+// channels: 1.4 to 1.8 times as fast in this order, 1.15 times by fetching; 256: 1.1 to 1.2 times by both; below, the
+// input would be read too often.
 constexpr int64_t kManyWeights = int64_t{3} << 18;
 constexpr int64_t kRowsBytes = 512 * 1024;  // of input, that pair after pair reads again
 
