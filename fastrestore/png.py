@@ -105,16 +105,17 @@ def write(file: BinaryIO, pixels: np.ndarray, alpha: np.ndarray | None, extra: l
     packer = deflate.packer()
     row_bytes = width * channels * pixels.itemsize
     rows = max(1, _BAND_BYTES // row_bytes)
-    above = np.zeros((1, row_bytes), np.uint8)
+    above = np.zeros(row_bytes, np.uint8)
     for top in range(0, height, rows):
         band = pixels[top : top + rows]
         if alpha is not None:
             band = np.concatenate([band, alpha[top : top + rows, :, None]], 2)
-        band = band.astype(band.dtype.newbyteorder(">")).reshape(len(band), -1).view(np.uint8)
+        band = np.ascontiguousarray(band, band.dtype.newbyteorder(">")).reshape(len(band), -1).view(np.uint8)
         # 2: each row less the one above.  Of photographs this is as small as what Pillow chooses row by row.
         filtered = np.full((len(band), 1 + band.shape[1]), 2, np.uint8)
-        filtered[:, 1:] = band - np.concatenate([above, band[:-1]])
-        above = band[-1:]
+        filtered[0, 1:] = band[0] - above
+        np.subtract(band[1:], band[:-1], out=filtered[1:, 1:])
+        above = band[-1]
         if piece := packer.compress(filtered):
             _write_chunk(file, b"IDAT", piece)
     _write_chunk(file, b"IDAT", packer.flush())

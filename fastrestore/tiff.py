@@ -138,7 +138,7 @@ class Reader:
         handle.seek(offset)
         data = handle.read(size)
         if self._deflated:
-            data = deflate.decompress(data, self.block[0] * row)
+            data = memoryview(deflate.decompress(data, self.block[0] * row))
             if len(data) < last * row:
                 raise ImageError("a strip or tile is cut short")
             part = self._rows(data[first * row : last * row])
@@ -153,7 +153,7 @@ class Reader:
             raise ImageError("a strip or tile is cut short")
         return part[0, first:last]
 
-    def _rows(self, data: bytes) -> np.ndarray:
+    def _rows(self, data: bytes | memoryview) -> np.ndarray:
         """Stored samples as [rows, columns, samples]."""
         stored = self._page.dtype.newbyteorder(self._page.parent.byteorder)
         return np.frombuffer(data, stored).reshape(-1, *self._row_shape)

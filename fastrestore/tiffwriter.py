@@ -50,7 +50,7 @@ class Codec:
             colours = "YCBCR" if self.samples == 3 else None
             part = part if self.samples > 1 else part[..., 0]
             return _codecs().jpeg8_encode(part, level=self.quality, outcolorspace=colours, subsampling="444")
-        if self._differs:
+        if self.differs:
             part = np.concatenate([part[:, :1], part[:, 1:] - part[:, :-1]], 1)  # wraps, as it should
         data = np.ascontiguousarray(part, np.dtype(self.dtype).newbyteorder("<")).tobytes()
         if self.compression == 8:
@@ -65,12 +65,12 @@ class Codec:
             data = {1: bytes, 5: _unlzw, 8: deflate.decompress, 50000: _unzstandard}[self.compression](data)
             part = np.frombuffer(data, np.dtype(self.dtype).newbyteorder("<")).astype(self.dtype, copy=False)
         part = part.reshape(-1, self.columns, self.samples)
-        if self._differs:
+        if self.differs:
             part = np.cumsum(part, 1, dtype=part.dtype)
         return part[:rows, :columns]
 
     @property
-    def _differs(self) -> bool:
+    def differs(self) -> bool:
         """Whether integers are stored as differences of neighbours: TIFF's predictor 2."""
         return self.compression in (5, 8, 50000) and np.dtype(self.dtype).kind == "u"
 
@@ -210,7 +210,7 @@ class Writer:
             entries |= {324: (long, level.offsets), 325: (long, level.sizes)}
         else:
             entries |= {273: (long, level.offsets), 278: (4, [codec.rows]), 279: (long, level.sizes)}
-        if codec._differs:
+        if codec.differs:
             entries[317] = (3, [2])
         if photometric == 6:
             entries[530] = (3, [1, 1])

@@ -20,6 +20,26 @@ constexpr int64_t kFewestColumns = 96;            // of a piece, where rows can 
 constexpr int64_t kColumnGrid = 16;               // of pieces: 4 Winograd tiles, a tile of AMX
 constexpr int64_t kFloatsWorthAThread = 1 << 14;  // below this, waking a thread costs more than it helps
 
+// Begins to fetch the columns beside a piece's own, which another core has just written: all at once here, instead of a
+// wait for each row in the kernel. Two threads, bfloat16: 1.02 to 1.04 times as fast.
+void fetch_borders(const ConvSpec& spec, const ConvBand& band) {
+  const int64_t rows = (band.rows - 1) * spec.stride_h + (spec.kernel_h - 1) * spec.dilation_h + 1;
+  const int64_t first = band.x_begin * spec.stride_w - spec.pad_left;
+  const int64_t last = (band.x_end - 1) * spec.stride_w - spec.pad_left + (spec.kernel_w - 1) * spec.dilation_w;
+  const int64_t pixel = band.in_pitch * element_bytes(band.in_element);
+  const auto fetch = [&](const char* row, int64_t begin, int64_t end) {
+    begin = std::max(begin, band.in_begin) - band.in_begin;
+    end = std::min(end, band.in_end) - band.in_begin;
+    for (int64_t at = begin * pixel; at < end * pixel; at += 64) __builtin_prefetch(row + at);
+  };
+  for (int64_t y = 0; y < rows; ++y) {
+    const char* row = static_cast<const char*>(band.in[y]);
+    if (row == nullptr) continue;
+    fetch(row, first, band.x_begin * spec.stride_w);
+    fetch(row, (band.x_end - 1) * spec.stride_w + 1, last + 1);
+  }
+}
+
 }  // namespace
 
 Session::Session(std::shared_ptr<const Plan> plan, int threads, int64_t memory)
@@ -551,6 +571,7 @@ void Session::run_bands(const PackedConv& conv, const ConvBand& whole, int64_t r
     band.rows = std::min(rows, whole.rows - y);
     band.x_begin = x;
     band.x_end = std::min(x + columns, whole.x_end);
+    fetch_borders(conv.spec, band);
     conv.run(conv, band, workspace(thread));
   });
 }

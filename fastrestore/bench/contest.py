@@ -140,7 +140,7 @@ class Line:
         last: dict[str, Any] = {}
         cases = {name: lambda n=name: last.update({n: self.peers[n].run()}) for name in self.peers}
         watch = Watch()
-        seconds = interleave(cases, rounds or self.rounds(), warm=False)
+        seconds = interleave(cases, rounds or self.rounds(), warm=False, lead=threads > 1)
         result = summary(seconds, gflop, threads) | {"conditions": watch.report(seconds[PEAK])}
         result |= {"rounds": len(seconds[PEAK]), "left_out": self.left_out}
         for name in self.peers:

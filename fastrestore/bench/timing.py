@@ -16,9 +16,10 @@ FEW_ROUNDS = 5  # below, the spread of all rounds stands for their uncertainty
 
 
 def interleave(
-    cases: dict[str, Callable[[], object]], rounds: int, warm: bool = True, twice: bool = True
+    cases: dict[str, Callable[[], object]], rounds: int, warm: bool = True, twice: bool = True, lead: bool = False
 ) -> dict[str, list[float]]:
-    """Seconds of each case in each round, A B C A B C, after one warm-up of each.
+    """Seconds of each case in each round, A B C A B C, after one warm-up of each.  lead: before each timed call one that
+    is not timed, since a core that has idled while others ran is slow for some milliseconds.
 
     The first case is measured a second time at the end of each round (AGAIN) unless not `twice`: what the two differ by
     is noise.  The FMA peak runs in every round too (PEAK), because a shared machine's clock changes from second to
@@ -35,6 +36,8 @@ def interleave(
         for name in names:
             case = cases[first if name == AGAIN else name]
             time.sleep(0.02)  # threads of the case before may still spin, waiting for more work
+            if lead:
+                case()
             start = time.perf_counter()
             case()
             seconds[name].append(time.perf_counter() - start)

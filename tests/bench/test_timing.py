@@ -13,6 +13,12 @@ def test_rounds_are_in_turn_and_the_first_comes_twice():
     assert {name: len(values) for name, values in seconds.items()} == {"a": 2, "b": 2, AGAIN: 2, PEAK: 2}
 
 
+def test_a_timed_call_may_follow_one_that_is_not():
+    calls = []
+    seconds = interleave({"a": lambda: calls.append("a")}, rounds=3, warm=False, twice=False, lead=True)
+    assert len(calls) == 6 and len(seconds["a"]) == 3
+
+
 def test_a_ratio_is_that_of_pairs():
     own = [1.0, 2.0, 4.0, 8.0, 16.0]  # a clock that halves each round
     times, uncertain = ratio([3 * value for value in own], own)
