@@ -168,9 +168,11 @@ class Pool {
       int thread = 0;
       {
         std::unique_lock<std::mutex> lock(mutex_);
-        ++sleeping_;
-        wake_.wait(lock, [this] { return !loops_.empty(); });
-        --sleeping_;
+        if (loops_.empty()) {
+          ++sleeping_;
+          wake_.wait(lock, [this] { return !loops_.empty(); });
+          --sleeping_;
+        }
         loop = loops_.front();
         thread = loop->enter(number);
         loop->helpers_inside.fetch_add(1);

@@ -16,10 +16,10 @@ FEW_ROUNDS = 5  # below, the spread of all rounds stands for their uncertainty
 
 
 def interleave(
-    cases: dict[str, Callable[[], object]], rounds: int, warm: bool = True, twice: bool = True, lead: bool = False
+    cases: dict[str, Callable[[], object]], rounds: int, warm: bool = True, twice: bool = True, lead: float = 0.0
 ) -> dict[str, list[float]]:
-    """Seconds of each case in each round, A B C A B C, after one warm-up of each.  lead: each timed call follows one
-    that is not timed, since a core that has idled while others ran is slow for some milliseconds.
+    """Seconds of each case in each round, A B C A B C, after one warm-up of each.  lead: seconds of calls that are not
+    timed before each that is.
 
     The first case is measured a second time at the end of each round (AGAIN) unless not `twice`: what the two differ by
     is noise.  The FMA peak runs in every round too (PEAK), because a shared machine's clock changes from second to
@@ -36,7 +36,8 @@ def interleave(
         for name in names:
             case = cases[first if name == AGAIN else name]
             time.sleep(0.02)  # threads of the case before may still spin, waiting for more work
-            if lead:
+            leading = time.perf_counter() + lead
+            while time.perf_counter() < leading:
                 case()
             start = time.perf_counter()
             case()

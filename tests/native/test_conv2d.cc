@@ -552,10 +552,7 @@ class Magnitudes {
 
 // Images of bfloat16: exact products and float sums, so nearly the exact result of the rounded numbers; Winograd by
 // pairs rounds the transformed numbers too. Results in bfloat16 are those in float, rounded; cuts change nothing.
-void test_narrow(const ConvVariant& variant, Random& random) {
-  const Case plain = random_case(random, variant.algorithm == ConvAlgorithm::bf16_winograd4 ? ConvAlgorithm::winograd4
-                                         : variant.algorithm == ConvAlgorithm::bf16_direct  ? ConvAlgorithm::direct
-                                                                                            : variant.algorithm);
+void test_narrow(const ConvVariant& variant, const Case& plain, Random& random) {
   if (!conv_supports(plain.spec, variant.algorithm)) return;
   NarrowCase n(plain, variant.algorithm == ConvAlgorithm::bf16_direct, random);
   const Case& c = n.c;
@@ -593,6 +590,24 @@ void test_narrow(const ConvVariant& variant, Random& random) {
   CHECK_SAYING(same, c.text(variant.name));
 }
 
+Case random_narrow_case(const ConvVariant& variant, Random& random) {
+  return random_case(random, variant.algorithm == ConvAlgorithm::bf16_winograd4 ? ConvAlgorithm::winograd4
+                             : variant.algorithm == ConvAlgorithm::bf16_direct  ? ConvAlgorithm::direct
+                                                                                : variant.algorithm);
+}
+
+// Layers so wide that a kernel may take their weights in another order: some on more rows than it does at once.
+Case wide_case(int64_t channels, Random& random) {
+  ConvSpec s;
+  s.in_channels = channels;
+  s.out_channels = channels + 13;
+  s.kernel_h = s.kernel_w = 3;
+  s.pad_top = s.pad_left = 1;
+  s.activation = Activation::relu;
+  s.residual = Residual::before_activation;
+  return Case(s, 18, 70, channels, channels + 13, random);
+}
+
 }  // namespace
 }  // namespace fr
 
@@ -604,8 +619,12 @@ int main() {
   test_choice(random);
   for (const ConvVariant& variant : runnable_variants()) {
     if (variant.algorithm == ConvAlgorithm::int8_direct) continue;  // test_conv2d_int8.cc
-    for (int i = 0; i < 60 && variant.algorithm != ConvAlgorithm::reference; ++i) test_narrow(variant, random);
-    if (reads_bf16(variant.algorithm)) continue;
+    for (int i = 0; i < 60 && variant.algorithm != ConvAlgorithm::reference; ++i)
+      test_narrow(variant, random_narrow_case(variant, random), random);
+    if (reads_bf16(variant.algorithm)) {
+      for (int64_t channels : {130, 256, 480}) test_narrow(variant, wide_case(channels, random), random);
+      continue;
+    }
     const int cases = variant.algorithm == ConvAlgorithm::reference ? 20 : 120;
     for (int i = 0; i < cases; ++i) {
       const Case c = random_case(random, variant.algorithm);
