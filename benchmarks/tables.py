@@ -50,6 +50,12 @@ def table(head: list[str], rows: list[list[str]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
+def uncertain(result: dict[str, Any], name: str) -> str:
+    """A ratio and what of it may be noise."""
+    ratio = result["ratios"][name]
+    return f"x {ratio:.2f} ±{ratio * result['noise'][name]:.2f}"
+
+
 def speed(folder: Path, isa: str = "") -> str:
     """Times of the peers over ours; the strongest one's in bold.  "over 1 thread": our own time with one over that with
     these.  isa: of the results that all were held to it."""
@@ -62,12 +68,12 @@ def speed(folder: Path, isa: str = "") -> str:
         least = min(ratios.values(), default=0.0)
         cells = []
         for name in PEERS:
-            text = f"x {ratios[name]:.2f}" if name in ratios else ""
+            text = uncertain(result, name) if name in ratios else ""
             cells.append(f"**{text}**" if ratios.get(name) == least else text)
         about = [NETWORKS[result["network"]].title, result["size"], result["precision"], str(result["threads"])]
-        alone = result["ratios"].get(ALONE)
+        alone = uncertain(result, ALONE) if ALONE in result["ratios"] else ""
         figures = f"{own['ms']:.0f}", f"{own['gflops']:.0f}", f"{result['working_mib']:.0f}"
-        rows.append([*about, *figures, f"x {alone:.2f}" if alone else "", *cells])
+        rows.append([*about, *figures, alone, *cells])
     head = ["network", "size", "precision", "threads", "ms", "GFLOP/s", "MiB", "over 1 thread", *PEERS.values()]
     return table(head, rows)
 
