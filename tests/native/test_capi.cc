@@ -229,7 +229,7 @@ struct FromProgress {
 
 int cancel(double done, void* user) {
   FromProgress& from = *static_cast<FromProgress*>(user);
-  CHECK(done > 0 && done <= 1);
+  CHECK(done >= 0 && done <= 1);
   const fr_run_options options = with_sigma(10);
   from.nested = fr_session_run(from.session, from.image, &options, nullptr);
   return ++from.calls;
