@@ -235,6 +235,13 @@ int cancel(double done, void* user) {
   return ++from.calls;
 }
 
+int follow(double done, void* user) {
+  double& last = *static_cast<double*>(user);
+  CHECK(done >= last && done <= 1);
+  last = done;
+  return 0;
+}
+
 int throws(double, void*) { throw 1; }
 
 void check_progress() {
@@ -248,6 +255,11 @@ void check_progress() {
   options.user = &from;
   CHECK(gives(FR_CANCELLED, fr_session_run(session, &pictures.image, &options, nullptr)));
   CHECK(from.calls == 1 && from.nested == FR_BUSY);
+  double last = 0;
+  options.progress = follow;
+  options.user = &last;
+  CHECK(gives(FR_OK, fr_session_run(session, &pictures.image, &options, nullptr)));
+  CHECK(last == 1);
   options.progress = throws;
   CHECK(gives(FR_INTERNAL, fr_session_run(session, &pictures.image, &options, nullptr)));
   options.progress = nullptr;
